@@ -1,0 +1,187 @@
+"""`ask`: one prompt, one reply."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclosed
+from ..events import Outcome, Reply
+from .exits import INTERRUPTED, outcome_code
+from .output import Output, ReplyPrinter, reply_fields
+
+if TYPE_CHECKING:
+    from ..client import LMStudio, ReplyStream
+
+DEFAULT_URL = "http://127.0.0.1:1234"
+
+# Flag, type, what it is: the parameters of a generation that a person sets by hand.
+_SAMPLING: tuple[tuple[str, type, str], ...] = (
+    ("temperature", float, "0 is greedy, which makes this model loop (default: 0.8)"),
+    ("top-p", float, "0 to 1 (default: 0.95)"),
+    ("top-k", int, "tokens to choose from (default: 50)"),
+    ("min-p", float, "0 to 1"),
+    ("repeat-penalty", float, "above 1 against repetition"),
+    ("presence-penalty", float, "against words that were there"),
+    ("frequency-penalty", float, "against words that were there often"),
+    ("seed", int, "for the same reply again"),
+    ("max-tokens", int, "longest reply, in tokens, thought included; -1: no limit"),
+    ("ttl", int, "idle seconds until LM Studio unloads the model, if this request loads it"),
+)
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "ask",
+        help="ask Phi-4-reasoning-plus",
+        description="Asks Phi-4-reasoning-plus: the solution goes to stdout, the thought and the status to stderr.",
+    )
+    parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
+    parser.add_argument("-f", "--file", type=Path, help="a file that holds the prompt")
+    parser.add_argument("-i", "--instructions", help="added to the model's own system prompt")
+    parser.add_argument("-m", "--model", help="the model's name at the server (default: its Phi-4-reasoning-plus)")
+    add_server(parser)
+    add_showing(parser)
+    sampling = parser.add_argument_group("sampling")
+    for name, kind, text in _SAMPLING:
+        sampling.add_argument(f"--{name}", type=kind, help=text)
+    sampling.add_argument("--stop", action="append", help="text that ends the reply; may be given several times")
+    sampling.add_argument(
+        "--param", action="append", default=[], metavar="NAME=JSON", help="any further field of the request"
+    )
+    parser.set_defaults(run=run)
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which server."""
+    group = parser.add_argument_group("server", "An API token is read from LM_API_TOKEN or LMSTUDIO_API_TOKEN.")
+    group.add_argument("--url", default=DEFAULT_URL, help="its address (default: %(default)s)")
+    group.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="longest silence to wait through (default: no limit)"
+    )
+
+
+def add_showing(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is shown of a reply."""
+    parser.add_argument("--json", action="store_true", help="one event a line, on stdout")
+    parser.add_argument(
+        "--thinking", action=argparse.BooleanOptionalAction, default=True, help="show the thought (default: yes)"
+    )
+    parser.add_argument("--stats", action="store_true", help="say how long it took, and how many tokens")
+
+
+def connect(options: argparse.Namespace) -> LMStudio:
+    """The server that the arguments name."""
+    from ..client import LMStudio
+    from ..connection import Timeouts
+
+    return LMStudio(options.url, timeouts=Timeouts(first_byte=options.timeout, idle=options.timeout))
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    """Ask, and print the reply."""
+    prompt = read_prompt(options)
+    from ..client import Phi4
+
+    with connect(options) as client:
+        phi = Phi4(client, model=options.model, instructions=options.instructions)
+        return print_reply(phi.stream(prompt, **parameters(options)), output, options)
+
+
+def read_prompt(options: argparse.Namespace) -> str:
+    """The prompt, from where the arguments say. Raises InvalidRequest where there is none."""
+    if options.file is not None:
+        if options.prompt is not None:
+            raise InvalidRequest("a prompt and a file were given: give one of them")
+        try:
+            return str(options.file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"{options.file} can't be read: {error}") from None
+    if options.prompt == "-" or (options.prompt is None and not sys.stdin.isatty()):
+        try:
+            return sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"stdin is not UTF-8: {error}") from None
+    if options.prompt is None:
+        raise InvalidRequest("no prompt was given: as an argument, with --file, or - for stdin")
+    return str(options.prompt)
+
+
+def parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """The parameters of the generation."""
+    given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name, _, _ in _SAMPLING}
+    extra: dict[str, Any] = {}
+    for field in options.param:
+        name, _, text = field.partition("=")
+        try:
+            extra[name] = json.loads(text)
+        except ValueError:
+            raise InvalidRequest(
+                f"--param {field}: it takes NAME=JSON, such as min_p=0.05 or name='\"text\"'"
+            ) from None
+    return {**given, "stop": options.stop, "extra": extra}
+
+
+def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace) -> int:
+    """Show a reply as it comes; return the exit code of how it ended. Ctrl-C stops it, and keeps what came."""
+    printer = ReplyPrinter(output, thinking=options.thinking)
+
+    def status(seconds: float) -> str:
+        if printer.tokens:
+            return f"thinking {printer.tokens:,} tokens {seconds:.0f} s"
+        return f"processing the prompt {seconds:.0f} s"
+
+    try:
+        with output.status(status) as vanish, stream as reply:
+            for event in reply:
+                if printer.writes(event):
+                    vanish()
+                printer.show(event)
+    except KeyboardInterrupt:
+        arrived = stream.result if stream.started else None
+        printer.finish(arrived.solution if arrived else "")
+        if output.as_json and arrived:
+            output.object({"type": "finished", **reply_fields(arrived)})
+        elif not output.as_json:
+            output.note("phi4_http: interrupted")
+        return INTERRUPTED
+    except Phi4Error as error:
+        printer.finish(error.partial.solution if error.partial else "")
+        raise
+    printer.finish(stream.result.solution)
+    return _end(stream.result, output, options)
+
+
+def _end(reply: Reply, output: Output, options: argparse.Namespace) -> int:
+    if not output.as_json:
+        if reply.outcome is Outcome.THOUGHT_UNCLOSED:
+            output.error(ThoughtUnclosed(finish_reason=reply.finish_reason, partial=reply))
+        elif reply.outcome is Outcome.SOLUTION_TRUNCATED:
+            output.error(SolutionTruncated(finish_reason=reply.finish_reason, partial=reply))
+        if reply.tool_calls:
+            for call in reply.tool_calls:
+                output.note(f"tool call {call.name}({call.arguments})")
+        if options.stats:
+            output.dim(f"\n{stats_line(reply)}\n")
+    return outcome_code(reply.outcome)
+
+
+def stats_line(reply: Reply) -> str:
+    """A reply's figures on one line."""
+    stats, usage = reply.stats, reply.usage
+    parts = [str(reply.outcome)]
+    if stats.time_to_first_token is not None:
+        parts.append(f"first token after {stats.time_to_first_token:.1f} s")
+    if stats.time_thinking is not None:
+        parts.append(f"thought for {stats.time_thinking:.1f} s")
+    if stats.total_time is not None:
+        parts.append(f"{stats.total_time:.1f} s in all")
+    if usage is not None and usage.prompt_tokens is not None and usage.completion_tokens is not None:
+        parts.append(f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens")
+    if stats.tokens_per_second is not None:
+        parts.append(f"{stats.tokens_per_second:.1f} tokens/s")
+    return ", ".join(parts)

@@ -1,0 +1,113 @@
+"""`demo`: the whole client against recorded replies, over real HTTP on loopback. No LM Studio is needed."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequest
+from .asking import add_showing, print_reply
+from .models import context
+from .output import Output
+
+if TYPE_CHECKING:
+    from ..client import LMStudio
+    from ..tape.exchange import Exchange
+
+_CHAT = "/v1/chat/completions"
+_DEFAULT = "well-formed"
+# The exchanges of each tape that say what models its server has.
+_LISTS = {"phi4": ("v0-models", "v0-model"), "llama_cpp": ("cpp-models",)}
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "demo",
+        help="see it work, without LM Studio",
+        description="Replays a reply from a server on loopback, recorded or composed, and reads it as `ask` would.",
+    )
+    parser.add_argument("name", nargs="?", default=_DEFAULT, metavar="NAME", help=f"which reply (default: {_DEFAULT})")
+    parser.add_argument("--list", action="store_true", help="list the replies there are")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, metavar="X", help="times as fast as it was; 0: no waiting (default: 1)"
+    )
+    add_showing(parser)
+    parser.set_defaults(run=run, stats=True)
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    """Replay one reply, or list them."""
+    tapes = _load()
+    if options.list:
+        return _list(tapes, output)
+    tape, exchange = _find(tapes, options.name)
+    if options.speed < 0:
+        raise InvalidRequest(f"--speed is {options.speed:g}: it takes a factor above 0, or 0 for no waiting")
+    from ..client import LMStudio
+    from ..tape.matching import Match
+    from ..tape.playback import Playback
+    from ..tape.server import ReplayServer
+
+    lists = [listed for listed in tapes[tape] if listed.name in _LISTS[tape]]
+    playback = Playback(speed=options.speed or None)
+    with (
+        ReplayServer([*lists, exchange], playback=playback, match=Match(body=False, loop=True)) as server,
+        LMStudio(server.url, token="") as client,
+    ):
+        return _ask(client, exchange, output, options)
+
+
+def _ask(client: LMStudio, exchange: Exchange, output: Output, options: argparse.Namespace) -> int:
+    from ..client import Phi4
+
+    body = exchange.request.body
+    prompt = body["messages"][-1]["content"]
+    model = body.get("model") or client.models()[0].id
+    if not output.as_json:
+        _introduce(client, exchange, model, prompt, output)
+    return print_reply(Phi4(client, model=model).stream(prompt), output, options)
+
+
+def _introduce(client: LMStudio, exchange: Exchange, model: str, prompt: str, output: Output) -> None:
+    origin = exchange.origin
+    output.dim(f"{exchange.name}: {origin.kind}, {origin.server or origin.source}\n")
+    output.dim(f"GET {client.url}/api/v0/models/{model}\n")
+    info = client.model(model)
+    output.note(f"{info.id}: {info.state or 'state unknown'}, context {context(info)} tokens")
+    output.dim(f"POST {client.url}{_CHAT}\n")
+    output.note(f"> {prompt if len(prompt) <= 300 else prompt[:300] + ' …'}\n")
+
+
+def _load() -> dict[str, tuple[Exchange, ...]]:
+    from ..tape.format import load_tape
+    from ..tape.shipped import shipped
+
+    return {name: load_tape(shipped(name)) for name in _LISTS}
+
+
+def _replies(tapes: dict[str, tuple[Exchange, ...]]) -> dict[str, tuple[str, Exchange]]:
+    """Every exchange that answers a chat, by name."""
+    return {
+        exchange.name: (tape, exchange)
+        for tape, exchanges in tapes.items()
+        for exchange in exchanges
+        if exchange.request.path == _CHAT
+    }
+
+
+def _find(tapes: dict[str, tuple[Exchange, ...]], name: str) -> tuple[str, Exchange]:
+    replies = _replies(tapes)
+    if name not in replies:
+        raise InvalidRequest(f"there is no reply named {name!r}: `demo --list` shows those there are")
+    return replies[name]
+
+
+def _list(tapes: dict[str, tuple[Exchange, ...]], output: Output) -> int:
+    rows = [(name, exchange.origin.kind, exchange.origin.note) for name, (_, exchange) in _replies(tapes).items()]
+    if output.as_json:
+        for name, kind, note in rows:
+            output.object({"type": "reply", "name": name, "origin": kind, "note": note})
+    else:
+        output.table([("NAME", "ORIGIN", "WHAT IT SHOWS"), *rows])
+    return 0

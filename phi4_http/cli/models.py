@@ -1,0 +1,59 @@
+"""`models`: what the server has, and in which state."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from ..models import ModelInfo
+from .asking import add_server, connect
+from .output import Output
+
+_UNKNOWN = "?"
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "models",
+        help="list the server's models",
+        description="Lists the server's models: state, context (tokens loaded with / at most), build, size.",
+    )
+    parser.add_argument("--json", action="store_true", help="one model a line")
+    add_server(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    """List the models."""
+    with connect(options) as client:
+        models = client.models()
+    if output.as_json:
+        for model in models:
+            output.object(
+                {"type": "model", "model_type": model.type, **{k: v for k, v in asdict(model).items() if k != "type"}}
+            )
+    elif models:
+        output.table([("NAME", "STATE", "CONTEXT", "QUANTIZATION", "SIZE"), *map(row, models)])
+    else:
+        output.note("the server lists no model")
+    return 0
+
+
+def row(model: ModelInfo) -> tuple[str, ...]:
+    """One line of the table; what the server does not tell is shown as unknown."""
+    return (model.id, model.state or _UNKNOWN, context(model), model.quantization or _UNKNOWN, _size(model.size_bytes))
+
+
+def context(model: ModelInfo) -> str:
+    """Tokens of context: loaded with, of at most."""
+    longest = f"{model.max_context_length:,}" if model.max_context_length is not None else _UNKNOWN
+    if model.loaded is False:
+        return f"- / {longest}"
+    loaded = f"{model.loaded_context_length:,}" if model.loaded_context_length is not None else _UNKNOWN
+    return f"{loaded} / {longest}"
+
+
+def _size(size: int | None) -> str:
+    return _UNKNOWN if size is None else f"{size / 2**30:.2f} GiB"

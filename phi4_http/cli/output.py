@@ -1,0 +1,215 @@
+"""What a person or a script sees: JSON lines, solution, dim thought, a status line that vanishes, messages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from ..errors import Phi4Error
+from ..events import Event, Finished, Reply, Revised, Solution, Thinking, Thought
+
+_DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
+_READER_GONE = 141  # as a shell reports a program that a broken pipe ended
+
+
+def prepare_streams() -> None:
+    """No character may break the output: what an encoding can't hold is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class Output:
+    """Where a command writes to. On a terminal it may be dim and change a line; in a pipe it is plain."""
+
+    def __init__(self, *, as_json: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self.out = out or sys.stdout
+        self.err = err or sys.stderr
+        self.live = self.out.isatty()
+        self.err_live = self.err.isatty() and os.environ.get("TERM") != "dumb"
+        self._colour = self.err_live and not os.environ.get("NO_COLOR")
+
+    def object(self, fields: dict[str, Any]) -> None:
+        """One JSON object, on a line of its own."""
+        utf8 = (self.out.encoding or "").lower().replace("-", "") == "utf8"
+        self.out.write(json.dumps(fields, ensure_ascii=not utf8, default=str) + "\n")
+        self.out.flush()
+
+    def line(self, text: str = "") -> None:
+        """A line of the answer, to stdout."""
+        self.out.write(f"{text}\n")
+
+    def text(self, text: str) -> None:
+        """More of the answer, to stdout, at once."""
+        self.out.write(text)
+        self.out.flush()
+
+    def note(self, text: str) -> None:
+        """A message, to stderr."""
+        self.err.write(f"{text}\n")
+        self.err.flush()
+
+    def dim(self, text: str) -> None:
+        """More of what stands back, to stderr, at once."""
+        self.err.write(f"{_DIM}{text}{_PLAIN}" if self._colour else text)
+        self.err.flush()
+
+    def error(self, error: Phi4Error) -> None:
+        """An error, as the last object or as one line."""
+        if self.as_json:
+            partial = error.partial and reply_fields(error.partial)
+            self.object(
+                {
+                    "type": "error",
+                    "error": type(error).__name__,
+                    "message": str(error),
+                    **error.facts,
+                    "partial": partial,
+                }
+            )
+        else:
+            self.note(f"phi4_http: {error}")
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Rows as aligned columns, to stdout; the first row is the head."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def flush(self) -> None:
+        """Let a broken pipe show now."""
+        self.out.flush()
+
+    def reader_gone(self) -> int:
+        """Whoever read stdout has left: nothing more can be said, and Python must not try at its exit."""
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+        return _READER_GONE
+
+    @contextlib.contextmanager
+    def status(self, text: Callable[[float], str]) -> Iterator[Callable[[], None]]:
+        """A line on the terminal that says how long something takes; what is yielded makes it vanish.
+
+        `text` gets the seconds since the start. Elsewhere than on a terminal there is no such line.
+        """
+        over = threading.Event()
+        gone = threading.Lock()
+        started = time.monotonic()
+
+        def show() -> None:
+            while not over.wait(0.1 if time.monotonic() - started < 1 else 0.5):
+                with gone:
+                    if not over.is_set():
+                        self.err.write(_CLEAR_LINE)
+                        self.dim(text(time.monotonic() - started))
+
+        def vanish() -> None:
+            with gone:
+                if not over.is_set():
+                    over.set()
+                    self.err.write(_CLEAR_LINE)
+                    self.err.flush()
+
+        if not self.err_live or self.as_json:
+            yield lambda: None
+            return
+        thread = threading.Thread(target=show, daemon=True)
+        thread.start()
+        try:
+            yield vanish
+        finally:
+            vanish()
+            thread.join()
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """An event as the object of a JSON line."""
+    if isinstance(event, Finished):
+        return {"type": "finished", **reply_fields(event.reply)}
+    return {"type": type(event).__name__.lower(), **asdict(event)}
+
+
+def reply_fields(reply: Reply) -> dict[str, Any]:
+    """A reply as JSON can hold it."""
+    return {**asdict(reply), "outcome": str(reply.outcome)}
+
+
+class ReplyPrinter:
+    """Writes the events of one reply: as JSON lines, or the thought dim to stderr and the solution to stdout.
+
+    On a terminal the solution appears as it comes. In a pipe it is written at the end, when it can't be revised any
+    more: text that turned out to be thought must not be in it.
+    """
+
+    def __init__(self, output: Output, *, thinking: bool = True) -> None:
+        self._output = output
+        self._thinking = thinking
+        self._in_thought = False
+        self._in_solution = False
+        self._shown = ""
+        self.tokens = 0
+        """Pieces of thought so far: a token each, nearly always."""
+
+    def writes(self, event: Event) -> bool:
+        """Whether showing this event writes anything."""
+        if isinstance(event, Thinking):
+            return self._thinking
+        if isinstance(event, Revised):
+            return self._thinking or self._output.live
+        return not isinstance(event, Thought)
+
+    def show(self, event: Event) -> None:
+        """One event."""
+        if isinstance(event, Thinking):
+            self.tokens += 1
+        if self._output.as_json:
+            if self._thinking or not isinstance(event, Thinking):
+                self._output.object(event_fields(event))
+        elif isinstance(event, Thinking):
+            if self._thinking:
+                self._in_thought = True
+                self._output.dim(event.text)
+        elif isinstance(event, Thought):
+            self._end_thought()
+        elif isinstance(event, Revised):
+            self._revise(event)
+        elif isinstance(event, Solution) and self._output.live:
+            self._show_solution(event.text)
+
+    def finish(self, solution: str) -> None:
+        """The text has ended, well or badly, with this solution: write what is still to be written."""
+        if self._output.as_json:
+            return
+        self._end_thought()
+        if not self._output.live:
+            self._show_solution(solution)
+        if self._in_solution and not self._shown.endswith("\n"):
+            self._output.text("\n")
+
+    def _end_thought(self) -> None:
+        if self._in_thought:
+            self._in_thought = False
+            self._output.dim("\n\n" if self._output.live and self._output.err_live else "\n")
+
+    def _show_solution(self, text: str) -> None:
+        if text:
+            self._in_solution = True
+            self._shown = text
+            self._output.text(text)
+
+    def _revise(self, event: Revised) -> None:
+        if self._output.live:
+            if not self._shown.endswith("\n"):
+                self._output.text("\n")
+            self._in_solution = False
+            self._output.dim("(all of that was the thought)\n\n")
+        elif self._thinking:
+            self._output.dim(event.text + "\n")

@@ -1,0 +1,327 @@
+"""The blocking face: `LMStudio`, `Phi4` and the stream of a reply. `aio` has the same names, awaited.
+
+Nothing is decided here: flows say what to ask, decoders what it means; this module sends and receives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import httpx
+
+from . import endpoints
+from .answers import ChatCompletion, Completion, Embeddings
+from .connection import (
+    DEFAULT_URL,
+    Timeouts,
+    client_options,
+    content_type,
+    endpoint,
+    event_source,
+    is_stream,
+    proxied,
+    request_options,
+    translated,
+    transport_options,
+)
+from .endpoints import PhiSettings
+from .errors import Phi4Error
+from .events import Event, Reply
+from .flow import Answer, Flow, Http, Sleep, Step, ready, run
+from .models import ModelInfo
+from .parameters import check
+from .reply import ReplyProgress
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from .parameters import Parameters
+
+T = TypeVar("T")
+
+
+class LMStudio:
+    """One server. Use it as a context manager, or call `close`; it may be shared by threads.
+
+    `token` is the API token; without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read. `http_client` is an
+    httpx client of your own, which stays yours to close; `transport` replaces the network.
+    Raises InvalidRequest for an address or a token that can't be.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        token: str | None = None,
+        *,
+        timeouts: Timeouts | None = None,
+        http_client: httpx.Client | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
+        self._owned = http_client is None
+        if http_client is None:
+            if transport is None and not proxied(self.url):
+                transport = httpx.HTTPTransport(**transport_options(self.url))
+            http_client = httpx.Client(transport=transport, **client_options(self.url))
+        self._http = http_client
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """The server's address, with no path of an API."""
+        return self._endpoint.url
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The time limits of its requests, in seconds."""
+        return self._endpoint.timeouts
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._owned:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The API, by name
+
+    def models(self, api: endpoints.Api | None = None) -> tuple[ModelInfo, ...]:
+        """The models that the server lists, with their state where it tells it.
+
+        `api` is `"v0"` (native), `"v1"` (names only), or None: native where it is there.
+        """
+        return self.run(endpoints.models(api))
+
+    def model(self, id: str) -> ModelInfo:
+        """One model by its id. Raises ModelNotFound, with what is there."""
+        return self.run(endpoints.model(id))
+
+    def chat(
+        self, model: str, messages: endpoints.Messages, *, api: endpoints.Api = "v1", **parameters: Unpack[Parameters]
+    ) -> ChatCompletion:
+        """A chat completion in one piece. With `api="v0"` it carries the server's stats, model_info and runtime."""
+        return self.run(endpoints.chat(model, messages, api, parameters))
+
+    def complete(
+        self, model: str, prompt: str, *, api: endpoints.Api = "v1", **parameters: Unpack[Parameters]
+    ) -> Completion:
+        """The continuation of a raw prompt in one piece: no chat template is applied."""
+        return self.run(endpoints.complete(model, prompt, api, parameters))
+
+    def embed(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        api: endpoints.Api = "v1",
+        extra: Mapping[str, Any] | None = None,
+    ) -> Embeddings:
+        """Vectors for one text or several."""
+        return self.run(endpoints.embed(model, texts, api, extra or {}))
+
+    def stream_chat(
+        self,
+        model: str,
+        messages: endpoints.Messages,
+        *,
+        api: endpoints.Api = "v1",
+        opener: Literal["auto", "assumed"] = "auto",
+        closer: Literal["last", "first"] = "last",
+        **parameters: Unpack[Parameters],
+    ) -> ReplyStream:
+        """A chat completion as it comes, thought and solution told apart."""
+        body = ready(endpoints.chat_body(model, messages, parameters))
+        return ReplyStream(self, endpoints.path(api, "chat/completions"), body, opener=opener, closer=closer)
+
+    def stream_complete(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        api: endpoints.Api = "v1",
+        opener: Literal["auto", "assumed"] = "auto",
+        closer: Literal["last", "first"] = "last",
+        **parameters: Unpack[Parameters],
+    ) -> ReplyStream:
+        """The continuation of a raw prompt as it comes. `opener="assumed"` where the prompt ends inside a thought."""
+        body = ready(endpoints.completion_body(model, prompt, parameters))
+        return ReplyStream(self, endpoints.path(api, "completions"), body, opener=opener, closer=closer)
+
+    # Flows
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a flow to its value."""
+        return run(flow, self.perform)
+
+    def perform(self, step: Step) -> Any:
+        """Do one step of a flow."""
+        if isinstance(step, Http):
+            return self._answer(step)
+        if isinstance(step, Sleep):
+            return time.sleep(step.seconds)
+        raise TypeError(f"{step!r} is not a step")
+
+    def _answer(self, step: Http) -> Answer:
+        response = self.open(step)
+        try:
+            with translated(self.url):
+                body = response.read()
+        finally:
+            response.close()
+        return Answer(str(response.request.url), response.status_code, response.headers, body)
+
+    def open(self, step: Http) -> httpx.Response:
+        """Send a request and return its response as soon as the headers are there; closing it is the caller's."""
+        request = self._http.build_request(**request_options(self._endpoint, step))
+        with translated(self.url):
+            return self._http.send(request, stream=True)
+
+
+class ReplyStream(ReplyProgress):
+    """A reply while it comes: a context manager that iterates over its events.
+
+        with phi.stream("…") as reply:
+            for event in reply:
+                ...
+        reply.result
+
+    The request goes out when the block is entered; leaving it closes the connection, which stops the model. Entering
+    and iterating raise `ContextOverflow`, `ServerError`, `EmptyReply`, `StreamCut`, `NotLMStudio` and
+    `ServerUnreachable`, each with what had arrived in `partial`.
+    """
+
+    def __init__(self, client: LMStudio, path: str, body: Flow[dict[str, Any]], **reading: Any) -> None:
+        super().__init__(client.url + path, reading)
+        self._client = client
+        self._path = path
+        self._body = body
+        self._response: httpx.Response | None = None
+        self._events: Iterator[Event] | None = None
+
+    def __enter__(self) -> Self:
+        body = endpoints.streamed(self._client.run(self._body))
+        self._start()
+        self._response = response = self._client.open(Http("POST", self._path, body, slow=True))
+        try:
+            if not is_stream(response):
+                with translated(self._url):
+                    content = response.read()
+                raise self._refuse(
+                    content, status=response.status_code, content_type=content_type(response), model=body["model"]
+                )
+        except BaseException:
+            response.close()
+            raise
+        self._events = self._iterate(response)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._decoder is not None:
+            self._decoder.cancel(time.monotonic())
+        if self._response is not None:
+            self._response.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self._entered(self._events)
+
+    def read(self) -> Reply:
+        """Read to the end and return the reply. Raises what iterating raises."""
+        for _ in self:
+            pass
+        return self.result
+
+    def _iterate(self, response: httpx.Response) -> Iterator[Event]:
+        decoder = self._decoder
+        assert decoder is not None
+        decoder.request_id = response.headers.get("x-request-id")
+        fault: Phi4Error | None = None
+        try:
+            with translated(self._url, streaming=True):
+                for sse in event_source(response, self._client.timeouts).iter_sse():
+                    yield from decoder.feed(sse.data, sse.event, time.monotonic())
+                    if decoder.done:
+                        break
+        except Phi4Error as error:
+            fault = error
+        response.close()
+        yield from decoder.close(time.monotonic(), fault)
+        if decoder.error is not None:
+            raise decoder.error
+
+
+class Phi4:
+    """Phi-4-reasoning-plus: its system prompt and its sampling with every request, its thought apart from its solution.
+
+    Without a `client`, it makes one for the default address, and closes it. Without a `model`, the server's own
+    Phi-4-reasoning-plus is found at the first request, a loaded one first. `instructions` are appended to the system
+    prompt; further parameters are those of every request (see `Parameters`).
+    """
+
+    def __init__(
+        self,
+        client: LMStudio | None = None,
+        *,
+        model: str | None = None,
+        instructions: str | None = None,
+        opener: Literal["auto", "assumed"] = "auto",
+        closer: Literal["last", "first"] = "last",
+        **parameters: Unpack[Parameters],
+    ) -> None:
+        self._settings = PhiSettings(model, instructions, opener, closer, check(parameters))
+        self._owned = client is None
+        self.client = client or LMStudio()
+
+    def close(self) -> None:
+        """Close the client, if it was made here."""
+        if self._owned:
+            self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        history: Iterable[Mapping[str, Any]] = (),
+        instructions: str | None = None,
+        model: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> ReplyStream:
+        """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first.
+
+        Raises InvalidRequest, before anything is sent, for what can't be sent.
+        """
+        body = self._settings.body(prompt, history, instructions, model, parameters)
+        return ReplyStream(self.client, endpoints.path("v1", "chat/completions"), body, **self._settings.reading)
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        history: Iterable[Mapping[str, Any]] = (),
+        instructions: str | None = None,
+        model: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Reply:
+        """Ask, and return the whole reply. Raises what a stream raises."""
+        with self.stream(prompt, history=history, instructions=instructions, model=model, **parameters) as reply:
+            return reply.read()

@@ -1,0 +1,224 @@
+"""The endpoints, each once: a flow that sends a request and reads its answer, for both faces.
+
+`api` chooses between LM Studio's native API (`"v0"`, 0.3.6 and later), which adds its own figures to an answer, and
+the OpenAI-compatible one (`"v1"`), which every server of the field has.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from .answers import ChatCompletion, Completion, Embeddings, parse_chat, parse_completion, parse_embeddings
+from .conversation import build_messages
+from .errors import AuthError, InvalidRequest, ModelNotFound, NotLMStudio, ServerError
+from .flow import Answer, Flow, Http, ready
+from .models import ModelInfo, parse_openai_models, parse_v0_model, parse_v0_models
+from .parameters import check
+from .phi4 import MODEL_KEY, SAMPLING, choose_model
+from .wire import read_json
+
+log = logging.getLogger("phi4_http")
+
+T = TypeVar("T")
+Api: TypeAlias = Literal["v0", "v1"]
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+
+_ROOTS: Mapping[str, str] = {"v0": "/api/v0", "v1": "/v1"}
+
+
+def path(api: Api, name: str) -> str:
+    """The path of an endpoint. Raises InvalidRequest for an API that isn't one of the two."""
+    if api not in _ROOTS:
+        raise InvalidRequest(f"api is {api!r}: it can be 'v0' or 'v1'")
+    return f"{_ROOTS[api]}/{name}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models
+
+
+def models(api: Api | None = None) -> Flow[tuple[ModelInfo, ...]]:
+    """The models that the server lists. With no `api`: the native list, or bare names where there is none."""
+    if api == "v1":
+        return (yield from _get(path("v1", "models"), parse_openai_models))
+    try:
+        return (yield from _get(path(api or "v0", "models"), parse_v0_models))
+    except (NotLMStudio, ServerError) as error:
+        if api is not None or isinstance(error, AuthError) or not _missing(error):
+            raise
+    log.debug("no /api/v0: taking names from /v1/models")
+    return (yield from _get(path("v1", "models"), parse_openai_models))
+
+
+def model(id: str) -> Flow[ModelInfo]:
+    """One model by its id. Raises ModelNotFound, with what is there, where the server has none of that name."""
+    if not isinstance(id, str) or not id.strip():
+        raise InvalidRequest("the model id is empty")
+    try:
+        # The ids hold `/`, and the server takes them as they are.
+        return (yield from _get(path("v0", "models/") + urllib.parse.quote(id, safe="/@:"), parse_v0_model, model=id))
+    except ModelNotFound:
+        pass
+    except (NotLMStudio, ServerError) as error:
+        if isinstance(error, AuthError) or not _missing(error):
+            raise
+    listed = yield from models()
+    for info in listed:
+        if info.id == id:
+            return info
+    raise not_found(id, (info.id for info in listed))
+
+
+def not_found(wanted: str, available: Iterable[str]) -> ModelNotFound:
+    """The error for a name that no listed model has, the closest names first."""
+    ids = list(available)
+    close = difflib.get_close_matches(wanted, ids, n=5, cutoff=0.4)
+    ordered = tuple(dict.fromkeys([*close, *ids]))
+    return ModelNotFound(f"no model is named {wanted!r}.", model=wanted, available=ordered)
+
+
+def phi4_model() -> Flow[str]:
+    """The id of the Phi-4-reasoning-plus that the server has, a loaded one first.
+
+    A server that can't list its models is asked for the usual key: its answer will tell.
+    """
+    try:
+        listed = yield from models()
+    except AuthError:
+        raise
+    except (NotLMStudio, ServerError) as error:
+        log.warning("the server does not list its models (%s): asking for %s", error, MODEL_KEY)
+        return MODEL_KEY
+    chosen = choose_model(listed)
+    if chosen is None:
+        raise ModelNotFound(
+            "no Phi-4-reasoning-plus is there.", model=MODEL_KEY, available=tuple(info.id for info in listed)
+        )
+    return chosen
+
+
+def _missing(error: NotLMStudio | ServerError) -> bool:
+    """Whether this is how a server says that it has no such endpoint."""
+    return isinstance(error, NotLMStudio) or error.status in (404, 405, 501)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Completions
+
+
+def chat(model: str, messages: Messages, api: Api, parameters: Mapping[str, Any]) -> Flow[ChatCompletion]:
+    """A chat completion, unstreamed."""
+    body = chat_body(model, messages, parameters)
+    return (yield from _post(path(api, "chat/completions"), body, parse_chat))
+
+
+def complete(model: str, prompt: str, api: Api, parameters: Mapping[str, Any]) -> Flow[Completion]:
+    """The continuation of a raw prompt, unstreamed."""
+    return (yield from _post(path(api, "completions"), completion_body(model, prompt, parameters), parse_completion))
+
+
+def embed(model: str, texts: str | Sequence[str], api: Api, extra: Mapping[str, Any]) -> Flow[Embeddings]:
+    """Vectors for one text or several."""
+    if not texts or not all(isinstance(text, str) and text for text in ([texts] if isinstance(texts, str) else texts)):
+        raise InvalidRequest("embeddings take a text, or a list of texts, none of them empty")
+    body = {"model": _named(model), "input": texts if isinstance(texts, str) else list(texts), **extra}
+    return (yield from _post(path(api, "embeddings"), body, parse_embeddings))
+
+
+def chat_body(model: str, messages: Messages, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat completion. Raises InvalidRequest for what can't be sent."""
+    if isinstance(messages, (str, bytes, Mapping)) or not all(isinstance(message, Mapping) for message in messages):
+        raise InvalidRequest("messages takes a list of mappings with role and content")
+    if not messages:
+        raise InvalidRequest("messages is empty")
+    return {"model": _named(model), "messages": [dict(message) for message in messages], **check(parameters)}
+
+
+def completion_body(model: str, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a completion. Raises InvalidRequest for what can't be sent."""
+    if not isinstance(prompt, str) or not prompt:
+        raise InvalidRequest("the prompt is empty")
+    return {"model": _named(model), "prompt": prompt, **check(parameters)}
+
+
+def streamed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request, answered as a stream that ends with the token counts."""
+    return {**body, "stream": True, "stream_options": {"include_usage": True, **body.get("stream_options", {})}}
+
+
+@dataclass(frozen=True, slots=True)
+class PhiSettings:
+    """What goes with every request of one `Phi4`."""
+
+    model: str | None
+    instructions: str | None
+    opener: Literal["auto", "assumed"]
+    closer: Literal["last", "first"]
+    parameters: Mapping[str, Any]
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a reply is to be split."""
+        return {"opener": self.opener, "closer": self.closer}
+
+    def body(
+        self,
+        prompt: str,
+        history: Iterable[Mapping[str, Any]],
+        instructions: str | None,
+        model: str | None,
+        parameters: Mapping[str, Any],
+    ) -> Flow[dict[str, Any]]:
+        """The body of a chat: the model's prompt and name, its sampling where the caller set no other.
+
+        What can be refused is refused here, before the flow's first step.
+        """
+        said = "\n\n".join(text for text in (self.instructions, instructions) if text)
+        messages = build_messages(prompt, history=history, instructions=said or None)
+        name = model or self.model
+        body = chat_body(name or MODEL_KEY, messages, {**SAMPLING, **self.parameters, **parameters})
+        return ready(body) if name else _with_model(body)
+
+
+def _with_model(body: dict[str, Any]) -> Flow[dict[str, Any]]:
+    model = yield from phi4_model()
+    return {**body, "model": model}
+
+
+def _named(model: str) -> str:
+    if not isinstance(model, str) or not model.strip():
+        raise InvalidRequest("the model name is empty")
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _get(path: str, parse: Callable[[Any], T], model: str | None = None) -> Flow[T]:
+    answer = yield Http("GET", path)
+    return _read(answer, parse, model)
+
+
+def _post(path: str, body: Mapping[str, Any], parse: Callable[[Any], T]) -> Flow[T]:
+    answer = yield Http("POST", path, body, slow=True)
+    return _read(answer, parse, body["model"])
+
+
+def _read(answer: Answer, parse: Callable[[Any], T], model: str | None) -> T:
+    content_type = answer.headers.get("content-type")
+    payload = read_json(answer.body, url=answer.url, status=answer.status, content_type=content_type, model=model)
+    try:
+        return parse(payload)
+    except ValueError as error:
+        raise NotLMStudio(
+            answer.url,
+            f"its answer can't be read: {error}",
+            status=answer.status,
+            content_type=content_type,
+            excerpt=answer.body.decode("utf-8", "replace"),
+        ) from None

@@ -1,0 +1,380 @@
+"""From the data of server-sent events to a reply: events on the way, and how it ended.
+
+`ReplyDecoder` knows the JSON of a stream; it does no I/O and reads no clock (times are handed in), so both faces and
+every test drive the same code. It decides the outcome: a reply is finished when a *finish reason* was seen. `[DONE]`
+alone, a clean end alone, or a 200 alone are each seen on failures.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from .answers import parse_tool_call, parse_usage, text_of
+from .errors import (
+    ContextOverflow,
+    EmptyReply,
+    InvalidRequest,
+    NotLMStudio,
+    Phi4Error,
+    ServerUnreachable,
+    SilentOverflow,
+    StreamCut,
+)
+from .events import Event, Finished, Outcome, Reply, Revised, Solution, Stats, TextEvent, Thinking, Thought, Usage
+from .thinking import ThinkSplitter
+from .wire import failure, refusal
+
+T = TypeVar("T")
+
+# What `json.loads` does around it takes as long as a small chunk does.
+_decode_json = json.JSONDecoder().raw_decode
+_DONE = "[DONE]"
+_KNOWN = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices", "usage"})
+# The server's own figures: LM Studio's v0 calls them stats, llama.cpp timings.
+_SERVER_STATS = ("stats", "timings")
+_LENGTH = ("length", "max_tokens")
+_TOOL_CALLS = ("tool_calls", "function_call")
+
+
+class ReplyDecoder:
+    """Decodes one streamed reply.
+
+    `feed` takes the data of one server-sent event, `close` the end of the stream; both return events. After `close`,
+    `reply` is the result and `error` what is to be raised, or None. `done` says that nothing more needs to be read.
+    `started` and every `at` are seconds on one monotonic clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        started: float,
+        url: str = "",
+        opener: Literal["auto", "assumed"] = "auto",
+        closer: Literal["last", "first"] = "last",
+        profile: str = "phi",
+    ) -> None:
+        self._splitter = ThinkSplitter(opener=opener, closer=closer, profile=profile)
+        self._url = url
+        self._clock = _Clock(started)
+        self._id: str | None = None
+        self._model: str | None = None
+        self._finish_reason: str | None = None
+        self._usage: Usage | None = None
+        self._server_stats: Mapping[str, Any] | None = None
+        self._extra: dict[str, Any] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._width = -1  # how many fields the last chunk had that was looked at whole
+        self._saw_data = False
+        self._saw_delta = False
+        self._from_field = False
+        self._unreadable: str | None = None
+        self.request_id: str | None = None
+        self.done = False
+        self.error: Phi4Error | None = None
+        self.reply: Reply | None = None
+
+    def feed(self, data: str, event: str, at: float) -> list[Event]:
+        """The data of one event that arrived at `at`, and the name of the event."""
+        if self.done or not data:
+            return []
+        chunk = self._read(data, event)
+        if chunk is None:
+            return []
+        text = self._plain_text(chunk)
+        events = self._take(chunk, event) if text is None else self._splitter.feed(text)
+        # Nearly always one more delta of the kind that is running.
+        if len(events) != 1 or type(events[0]) is not self._clock.running:
+            self._clock.note(events, at)
+        return events  # type: ignore[return-value]  # a list of some of its members
+
+    def _read(self, data: str, event: str) -> dict[str, Any] | None:
+        """The JSON object of an event, or None where it has no more to say."""
+        try:
+            chunk, end = _decode_json(data)
+            if end == len(data) and type(chunk) is dict:
+                return chunk
+        except (ValueError, RecursionError):
+            pass
+        if data == _DONE:
+            self.done = self._saw_data = True
+            return None
+        if event == "error":
+            return {"error": data}
+        if data[:1].isspace() or data[-1:].isspace():
+            return self._read(data.strip(), event) if data.strip() else None
+        self._unreadable, self.done = data, True
+        return None
+
+    def _plain_text(self, chunk: dict[str, Any]) -> str | None:
+        """The text of a chunk like the one before it, that holds nothing but more text; None for any other."""
+        if len(chunk) == self._width:
+            choices = chunk.get("choices")
+            if (
+                type(choices) is list
+                and len(choices) == 1
+                and type(choices[0]) is dict
+                and not choices[0].get("finish_reason")
+            ):
+                delta = choices[0].get("delta")
+                if type(delta) is dict and len(delta) == 1:
+                    text = delta.get("content")
+                    if type(text) is str:
+                        return text
+        return None
+
+    def _take(self, chunk: dict[str, Any], event: str) -> list[TextEvent]:
+        """Any chunk."""
+        self._saw_data = True
+        if event == "error" or "error" in chunk:
+            self.error, self.done = failure(chunk, url=self._url, status=200, model=self._model), True
+            return []
+        self._note(chunk)
+        events: list[TextEvent] = []
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("index", 0) == 0:
+                events += self._choice(choice)
+        return events
+
+    def _note(self, chunk: dict[str, Any]) -> None:
+        """What rarely comes: names at the start, figures at the end, fields that nobody knows."""
+        self._width = len(chunk)
+        self._id = self._id or chunk.get("id")
+        self._model = self._model or chunk.get("model")
+        if chunk.get("usage"):
+            self._usage = parse_usage(chunk["usage"])
+        for name in _SERVER_STATS:
+            if isinstance(chunk.get(name), Mapping):
+                self._server_stats = chunk[name]
+        self._extra.update(
+            (name, value) for name, value in chunk.items() if name not in _KNOWN and name not in _SERVER_STATS
+        )
+
+    def _choice(self, choice: Mapping[str, Any]) -> list[TextEvent]:
+        # `message` is a whole answer where a stream was asked for, `text` a continued raw prompt.
+        delta = choice.get("delta") or choice.get("message")
+        delta = delta if isinstance(delta, dict) else {}
+        if choice.get("finish_reason"):
+            self._finish_reason = choice["finish_reason"]
+        if delta or "text" in choice:
+            self._saw_delta = True
+        events: list[TextEvent] = []
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        if reasoning and isinstance(reasoning, str):
+            self._from_field = True
+            events += self._splitter.feed_reasoning(reasoning)
+        content = delta.get("content") or choice.get("text")
+        if content:
+            events += self._splitter.feed(text_of(content))
+        if isinstance(delta.get("tool_calls"), list):
+            self._collect(delta["tool_calls"])
+        return events
+
+    def _collect(self, parts: list[Any]) -> None:
+        """Tool calls come in pieces that belong together by their index."""
+        for position, part in enumerate(parts):
+            if not isinstance(part, dict):
+                continue
+            call = self._calls.setdefault(part.get("index", position), {"function": {"name": "", "arguments": ""}})
+            call.update((name, part[name]) for name in ("id", "type") if part.get(name))
+            function = part.get("function") or {}
+            for name in ("name", "arguments"):
+                call["function"][name] += function.get(name) or ""
+
+    def close(self, at: float, fault: Phi4Error | None = None) -> list[Event]:
+        """The stream ended at `at`, because of `fault` or by itself. The last event is Finished, unless it failed."""
+        if self.reply is not None:
+            return []
+        events: list[Event] = []
+        rest = self._splitter.close()
+        self._clock.note(rest, at)
+        events += rest
+        if self.error is None:
+            self.error = self._judge_end(fault)
+        outcome = _OUTCOMES.get(type(self.error), Outcome.SERVER_ERROR) if self.error else self._judge_text()
+        self.reply = self._reply(outcome, at)
+        if outcome is Outcome.EMPTY and self.error is None:
+            self.error = EmptyReply(self._why_empty())
+        if self.error is not None:
+            self.error.partial = self.reply
+        else:
+            events.append(Finished(self.reply))
+        return events
+
+    def cancel(self, at: float) -> None:
+        """The caller left before the end."""
+        if self.reply is None:
+            self._splitter.close()
+            self.reply = self._reply(Outcome.CANCELLED, at)
+
+    def partial(self, at: float) -> Reply:
+        """What has arrived by now; withheld text is not in it."""
+        return self.reply or self._reply(Outcome.CANCELLED, at)
+
+    def _judge_end(self, fault: Phi4Error | None) -> Phi4Error | None:
+        if self._finish_reason is not None:
+            return None  # finished: how the connection ended after that does not matter
+        if fault is not None:
+            return fault
+        if self._unreadable is not None:
+            return StreamCut(f"it ended inside a chunk, at {self._unreadable[:80]!r}")
+        if not self._saw_data:
+            return SilentOverflow("the server answered 200 and sent nothing")
+        return StreamCut("[DONE] came" if self.done else "the stream ended")
+
+    def _judge_text(self) -> Outcome:
+        splitter = self._splitter
+        at_length = self._finish_reason in _LENGTH
+        if self._calls or self._finish_reason in _TOOL_CALLS:
+            return Outcome.COMPLETE
+        thought = splitter.thought
+        if thought is not None and not splitter.closed:
+            # A field's thought that is followed by nothing was mostly the answer, put in the wrong place.
+            return Outcome.EMPTY if self._from_field and not at_length else Outcome.THOUGHT_UNCLOSED
+        if splitter.solution.strip():
+            return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
+        if thought is not None:
+            return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.EMPTY
+        if not self._saw_delta and not (self._usage and self._usage.completion_tokens):
+            self.error = SilentOverflow(
+                f"finish reason {self._finish_reason!r}, and not one delta",
+                needed=(self._usage and self._usage.prompt_tokens) or None,
+            )
+            return Outcome.OVERFLOW
+        return Outcome.EMPTY
+
+    def _why_empty(self) -> str:
+        thought = self._splitter.thought
+        reason = f"finish reason {self._finish_reason!r}"
+        if thought:
+            where = (
+                "in a field that holds no answer" if self._from_field else "as thought, closed, with nothing after it"
+            )
+            return f"{reason}, and all {len(thought):,} characters came {where}"
+        return f"{reason}, and no text"
+
+    def _reply(self, outcome: Outcome, at: float) -> Reply:
+        return Reply(
+            outcome=outcome,
+            thought=self._splitter.thought,
+            thought_closed=self._splitter.closed,
+            solution=self._splitter.solution,
+            raw=self._splitter.raw,
+            finish_reason=self._finish_reason,
+            usage=self._usage,
+            stats=self._clock.stats(at, self._usage, self._server_stats),
+            model=self._model,
+            id=self._id,
+            request_id=self.request_id,
+            tool_calls=tuple(parse_tool_call(call) for _, call in sorted(self._calls.items())),
+            revisions=self._splitter.revisions,
+            extra=dict(self._extra),
+        )
+
+
+_OUTCOMES: dict[type[Phi4Error], Outcome] = {
+    ContextOverflow: Outcome.OVERFLOW,
+    SilentOverflow: Outcome.OVERFLOW,
+    EmptyReply: Outcome.EMPTY,
+    StreamCut: Outcome.CUT,
+    NotLMStudio: Outcome.NOT_LM_STUDIO,
+    ServerUnreachable: Outcome.UNREACHABLE,
+}
+
+
+class _Clock:
+    """When what arrived: seconds from the moment the request went out."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._first_text: float | None = None
+        self._thought_from: float | None = None
+        self._thought_to: float | None = None
+        self.running: type[TextEvent] | None = None
+
+    def note(self, events: list[TextEvent], at: float) -> None:
+        """What these events say about time. More of the kind that is `running` says nothing new."""
+        if not events:
+            return
+        if self._first_text is None:
+            self._first_text = at
+        for event in events:
+            if isinstance(event, Thinking) and self._thought_from is None:
+                self._thought_from = at
+            elif isinstance(event, Revised):
+                self._thought_from = self._first_text if self._thought_from is None else self._thought_from
+                self._thought_to = at
+            elif isinstance(event, Thought):
+                self._thought_to = at
+        last = type(events[-1])
+        self.running = last if last in (Thinking, Solution) else None
+
+    def stats(self, at: float, usage: Usage | None, server: Mapping[str, Any] | None) -> Stats:
+        thinking = None
+        if self._thought_from is not None:
+            thinking = (self._thought_to if self._thought_to is not None else at) - self._thought_from
+        first = None if self._first_text is None else self._first_text - self._started
+        tokens = usage.completion_tokens if usage else (server or {}).get("predicted_n")
+        speed = None
+        if tokens and self._first_text is not None and at > self._first_text:
+            speed = tokens / (at - self._first_text)
+        own = None if server is None else server.get("tokens_per_second", server.get("predicted_per_second"))
+        return Stats(
+            time_to_first_token=first,
+            time_thinking=thinking,
+            total_time=at - self._started,
+            tokens_per_second=speed,
+            server_tokens_per_second=own,
+            server=server,
+        )
+
+
+class ReplyProgress:
+    """What both faces of a stream share: the decoder of a reply that runs, and what can be asked of it."""
+
+    def __init__(self, url: str, reading: Mapping[str, Any]) -> None:
+        self._url = url
+        self._reading = reading
+        self._decoder: ReplyDecoder | None = None
+
+    def _start(self) -> None:
+        """The request goes out now."""
+        self._decoder = ReplyDecoder(started=time.monotonic(), url=self._url, **self._reading)
+
+    @property
+    def started(self) -> bool:
+        """Whether the request has gone out."""
+        return self._decoder is not None
+
+    @property
+    def result(self) -> Reply:
+        """The reply, once it has ended or the block was left. Raises InvalidRequest before that."""
+        if self._decoder is None or self._decoder.reply is None:
+            raise InvalidRequest(
+                "the reply has not ended yet: read it to its end, or leave the block, then ask for the result"
+            )
+        return self._decoder.reply
+
+    def partial(self) -> Reply:
+        """What has arrived by now, as a reply. Raises InvalidRequest before the block is entered."""
+        if self._decoder is None:
+            raise InvalidRequest("nothing was asked yet: enter the block first")
+        return self._decoder.partial(time.monotonic())
+
+    def _entered(self, events: T | None) -> T:
+        if events is None:
+            raise InvalidRequest("nothing was asked yet: enter the block (`with … as reply`) before you iterate")
+        return events
+
+    def _refuse(self, body: bytes, *, status: int, content_type: str | None, model: str) -> Phi4Error:
+        """The error for an answer that is no stream, with the reply in it if the body holds a whole one."""
+        decoder, url, now = self._decoder, self._url, time.monotonic()
+        assert decoder is not None
+        error = refusal(body, url=url, status=status, content_type=content_type, model=model, wanted="a stream")
+        decoder.feed(body.decode("utf-8", "replace"), "message", now)
+        decoder.error = error
+        decoder.close(now)
+        return error

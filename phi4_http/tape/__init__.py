@@ -1,0 +1,1 @@
+"""Record real exchanges once, replay them for ever: format, transports, loopback server, proxy, pytest plugin."""

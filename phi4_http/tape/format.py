@@ -1,0 +1,402 @@
+"""Tapes as files: `NAME.json` beside `NAME.sse` (event streams) or `NAME.body` (all else). FORMAT.md is the page on it.
+
+Rules kept here:
+
+- The body file holds the body's bytes, verbatim. Everything else is in the JSON, which people read, diff and edit.
+- The JSON is written last, and every file comes into being whole (written beside its place, then renamed): an exchange
+  without its JSON does not exist, so a crash while recording leaves a valid tape or none.
+- `cuts` is the last member, one cut a line. In that layout the reader leaves the cuts and the body in their files and
+  reads them as they are played; any other layout is read too, with the cuts in memory.
+- An error names the file and the field.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import TapeError
+from .exchange import Cut, End, Exchange, OnDisk, Origin, RecordedRequest, RecordedResponse, cut_problems
+
+FORMAT = 1
+"""The version of the format. A reader refuses a tape with a later one."""
+
+STREAM_SUFFIX, BODY_SUFFIX = ".sse", ".body"
+PART_SUFFIX = ".part"
+"""What a file that is still being written ends with. Left over, it tells of an interrupted recording."""
+
+_CUTS_LINE = b'  "cuts": ['
+_BLOCK = 1 << 16
+
+
+def load_tape(folder: str | os.PathLike[str]) -> tuple[Exchange, ...]:
+    """The exchanges of a folder, in the order of their names (digits by value: `2-models` is before `10-chat`).
+
+    Bodies stay in their files until they are played. Raises `TapeError` naming the file and the field.
+    """
+    return tuple(load_exchange(file) for file in exchange_files(folder))
+
+
+def exchange_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The JSON files of a folder, in order. Raises `TapeError` where there is no such folder."""
+    try:
+        found = [file for file in Path(folder).iterdir() if file.suffix == ".json" and not file.name.startswith(".")]
+    except OSError as error:
+        raise TapeError(folder, f"no tape there ({error.strerror or error})") from error
+    return sorted(found, key=lambda file: by_number(file.stem))
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A sort key that takes runs of digits by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def load_exchange(file: str | os.PathLike[str]) -> Exchange:
+    """One exchange, by its JSON file; its checksum and its cuts are checked.
+
+    Raises `TapeError` naming the file and the field.
+    """
+    file = Path(file)
+    data, cuts = _read_json(file)
+    top = _Fields(file, data)
+    version = top.integer("format")
+    if version != FORMAT:
+        raise TapeError(file, f"version {version}; this library reads version {FORMAT}", field="format")
+    origin, request, response, body = (top.section(name) for name in ("origin", "request", "response", "body"))
+    head = _response(response)
+    content, end = _content(file, body, cuts, head.seconds)
+    exchange = Exchange(file.stem, _request(request), head, content, end, _origin(origin))
+    for section in (top, origin, request, response, body):
+        section.no_others()
+    return exchange
+
+
+def write_exchange(folder: str | os.PathLike[str], exchange: Exchange) -> Path:
+    """Write an exchange under its name, in the place of one that has it; returns the JSON file.
+
+    Raises `TapeError` where the name can't be that of a file.
+    """
+    writer = ExchangeWriter(folder, exchange.name, exclusive=False)
+    try:
+        for at, data in exchange.pieces():
+            writer.add(at, data)
+        return writer.commit(exchange.request, exchange.response, exchange.end, exchange.origin)
+    except BaseException:
+        writer.discard()
+        raise
+
+
+class ExchangeWriter:
+    """Writes one exchange as it comes in: `add` each piece, then `commit` (or `discard`).
+
+    Memory does not grow with the body: bytes and cuts go to files whose names end with `.part`. Until `commit` the
+    exchange does not exist. With `exclusive`, making a writer for a name that is being written raises FileExistsError.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], name: str, *, exclusive: bool = True) -> None:
+        if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*", name):
+            raise TapeError(folder, f"{name!r} can't be the name of an exchange")
+        self._folder = Path(folder)
+        self.name = name
+        self._parts = [self._folder / f".{name}.{what}{PART_SUFFIX}" for what in ("body", "cuts", "json")]
+        self._sum = hashlib.sha256()
+        self._size = 0
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._body: IO[bytes] = open(self._parts[0], "xb" if exclusive else "wb")  # noqa: SIM115 (closed by commit, discard)
+        self._cuts: IO[bytes] = open(self._parts[1], "wb")  # noqa: SIM115 (closed by commit, discard)
+
+    @property
+    def size(self) -> int:
+        """Bytes of body so far."""
+        return self._size
+
+    def cut(self, at: float, size: int) -> None:
+        """A piece of `size` bytes came `at` seconds after the request went out."""
+        if size:
+            self._cuts.write(b"    [%s, %d],\n" % (repr(float(at)).encode(), size))
+
+    def write(self, data: bytes) -> None:
+        """More bytes of the body."""
+        self._body.write(data)
+        self._sum.update(data)
+        self._size += len(data)
+
+    def add(self, at: float, data: bytes) -> None:
+        """A piece and its bytes."""
+        self.cut(at, len(data))
+        self.write(data)
+
+    def commit(self, request: RecordedRequest, response: RecordedResponse, end: End, origin: Origin) -> Path:
+        """Put the exchange in its place; returns its JSON file."""
+        _close(self._body)
+        _close(self._cuts)
+        document = {
+            "format": FORMAT,
+            "origin": _origin_json(origin),
+            "request": _request_json(request),
+            "response": {
+                "status": response.status,
+                "seconds": response.seconds,
+                "headers": [f"{name}: {value}" for name, value in response.headers],
+            },
+            "body": {"bytes": self._size, "sha256": self._sum.hexdigest(), "end": str(end)},
+        }
+        with open(self._parts[2], "wb") as file:
+            _write_document(file, document, self._parts[1])
+            _close(file)
+        json_file = self._folder / f"{self.name}.json"
+        suffix, other = STREAM_SUFFIX, BODY_SUFFIX
+        if not response.is_event_stream:
+            suffix, other = other, suffix
+        # First the old JSON goes, so that no moment has it beside the new body.
+        json_file.unlink(missing_ok=True)
+        (self._folder / (self.name + other)).unlink(missing_ok=True)
+        os.replace(self._parts[0], self._folder / (self.name + suffix))
+        os.replace(self._parts[2], json_file)
+        self._parts[1].unlink()
+        return json_file
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        for file in (self._body, self._cuts):
+            file.close()
+        for part in self._parts:
+            part.unlink(missing_ok=True)
+
+
+def remove_exchange(folder: str | os.PathLike[str], name: str) -> None:
+    """Delete an exchange: its JSON first, so that it is gone at once."""
+    for suffix in (".json", STREAM_SUFFIX, BODY_SUFFIX):
+        (Path(folder) / (name + suffix)).unlink(missing_ok=True)
+
+
+def _close(file: IO[bytes]) -> None:
+    """Close a file whose bytes must be there before its name is."""
+    if not file.closed:
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+
+
+def _write_document(file: IO[bytes], document: dict[str, Any], cuts: Path) -> None:
+    # A lone surrogate can't be written as UTF-8; its escape, which backslashreplace makes, is good JSON.
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    file.write(text.removesuffix("\n}").encode("utf-8", "backslashreplace") + b",\n" + _CUTS_LINE)
+    last = b""
+    with open(cuts, "rb") as lines:
+        for line in lines:
+            file.write(last or b"\n")
+            last = line
+    file.write(last.removesuffix(b",\n") + b"\n  ]\n}\n" if last else b"]\n}\n")
+
+
+def _origin_json(origin: Origin) -> dict[str, str]:
+    optional = {"server": origin.server, "source": origin.source, "date": origin.date, "note": origin.note}
+    return {"kind": origin.kind, **{name: value for name, value in optional.items() if value}}
+
+
+def _request_json(request: RecordedRequest) -> dict[str, Any]:
+    head = {"method": request.method, "path": request.path}
+    if request.body is None:
+        return head
+    if isinstance(request.body, bytes):
+        return {**head, "body_base64": base64.b64encode(request.body).decode("ascii")}
+    return {**head, "body": request.body}
+
+
+def _read_json(file: Path) -> tuple[Any, Iterable[Cut] | None]:
+    """The JSON of an exchange without its cuts, and the cuts: left in the file where they stand last, one a line."""
+    try:
+        head, offset = _head(file)
+        data = json.loads(head.decode("utf-8"))
+    except OSError as error:
+        raise TapeError(file, f"can't be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise TapeError(file, f"is not JSON: {error}") from error
+    if offset is not None:
+        return data, _CutsInFile(file, offset)
+    if not isinstance(data, dict) or "cuts" not in data:
+        return data, None
+    values = _Fields(file, data).array("cuts")
+    del data["cuts"]
+    return data, tuple(_cut(file, index, value) for index, value in enumerate(values))
+
+
+def _head(file: Path) -> tuple[bytes, int | None]:
+    """The JSON up to its cuts, closed, and where these begin; or all of it, where they don't stand last, one a line."""
+    with open(file, "rb") as lines:
+        head: list[bytes] = []
+        for line in lines:
+            if line.rstrip() == _CUTS_LINE and head and head[-1].rstrip().endswith(b"},"):
+                offset = lines.tell()
+                lines.seek(max(offset, lines.seek(0, os.SEEK_END) - 16))
+                if re.search(rb"\]\s*}\s*$", lines.read()):
+                    return b"".join(head).rstrip().removesuffix(b",") + b"}", offset
+                lines.seek(offset)
+            head.append(line)
+    return b"".join(head), None
+
+
+@dataclass(frozen=True, slots=True)
+class _CutsInFile:
+    """The cuts of an exchange, read from its JSON each time they are asked for."""
+
+    file: Path
+    offset: int
+
+    def __iter__(self) -> Iterator[Cut]:
+        with open(self.file, "rb") as lines:
+            lines.seek(self.offset)
+            for index, line in enumerate(lines):
+                text = line.strip()
+                if text == b"]":
+                    if lines.read().strip() != b"}":
+                        raise TapeError(self.file, "is not JSON: something stands after the cuts")
+                    return
+                try:
+                    value = json.loads(text.removesuffix(b","))
+                except ValueError as error:
+                    raise TapeError(self.file, "is not [seconds, bytes]", field=f"cuts[{index}]") from error
+                yield _cut(self.file, index, value)
+        raise TapeError(self.file, "is not JSON: it ends inside the cuts")
+
+
+def _cut(file: Path, index: int, value: Any) -> Cut:
+    match value:
+        case [int() | float() as at, int() as size] if not isinstance(at, bool) and not isinstance(size, bool):
+            return Cut(float(at), size)
+    raise TapeError(file, f"is not [seconds, bytes] but {value!r}", field=f"cuts[{index}]")
+
+
+def _origin(section: _Fields) -> Origin:
+    kind = section.text("kind")
+    if kind not in ("recorded", "composed"):
+        raise section.error("kind", f"neither 'recorded' nor 'composed' but {kind!r}")
+    server, source, date, note = (section.text(name, "") for name in ("server", "source", "date", "note"))
+    return Origin("recorded" if kind == "recorded" else "composed", server, source, date, note)
+
+
+def _request(section: _Fields) -> RecordedRequest:
+    method, path = section.text("method"), section.text("path")
+    if not path.startswith("/"):
+        raise section.error("path", f"does not start with '/' but is {path!r}")
+    encoded = section.text("body_base64", "")
+    if not encoded:
+        return RecordedRequest(method, path, section.anything("body"))
+    try:
+        return RecordedRequest(method, path, base64.b64decode(encoded, validate=True))
+    except binascii.Error as error:
+        raise section.error("body_base64", f"is not base64: {error}") from error
+
+
+def _response(section: _Fields) -> RecordedResponse:
+    headers = []
+    for index, line in enumerate(section.array("headers")):
+        name, colon, value = line.partition(":") if isinstance(line, str) else ("", "", "")
+        if not colon:
+            raise section.error(f"headers[{index}]", f"is not 'Name: value' but {line!r}")
+        headers.append((name, value.removeprefix(" ")))
+    status = section.integer("status")
+    if not 200 <= status <= 599:
+        raise section.error("status", f"{status} is no status of an answer")
+    return RecordedResponse(status, tuple(headers), section.number("seconds", 0.0))
+
+
+def _content(file: Path, section: _Fields, cuts: Iterable[Cut] | None, seconds: float) -> tuple[OnDisk, End]:
+    body = _body_file(file)
+    size, checksum = _measure(body)
+    said = section.integer("bytes", size)
+    if said != size:
+        raise section.error("bytes", f"{said}, but {body.name} has {size}: it was changed after it was recorded")
+    if section.text("sha256", checksum) != checksum:
+        raise section.error("sha256", f"does not fit {body.name}: it was changed after it was recorded")
+    end = section.text("end", str(End.CLEAN))
+    if end not in {str(known) for known in End}:
+        raise section.error("end", f"{end!r} is none of {', '.join(End)}")
+    if cuts is None:
+        cuts = (Cut(seconds, size),) if size else ()
+    problem = next(cut_problems(cuts, size), None)
+    if problem:
+        raise TapeError(file, problem[1], field=problem[0])
+    return OnDisk(body, size, checksum, cuts), End(end)
+
+
+def _body_file(file: Path) -> Path:
+    found = [body for suffix in (STREAM_SUFFIX, BODY_SUFFIX) if (body := file.with_suffix(suffix)).exists()]
+    if len(found) != 1:
+        problem = "both are there" if found else "neither is there"
+        raise TapeError(file, f"its body is {file.stem}{STREAM_SUFFIX} or {file.stem}{BODY_SUFFIX}, and {problem}")
+    return found[0]
+
+
+def _measure(body: Path) -> tuple[int, str]:
+    checksum, size = hashlib.sha256(), 0
+    with open(body, "rb") as file:
+        while block := file.read(_BLOCK):
+            checksum.update(block)
+            size += len(block)
+    return size, checksum.hexdigest()
+
+
+_REQUIRED: Any = object()
+
+
+@dataclass(slots=True)
+class _Fields:
+    """Reads the fields of one JSON object by their kinds; what is wrong is told with the file and the field."""
+
+    file: Path
+    data: Any
+    where: str = ""
+    seen: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, dict):
+            raise TapeError(self.file, f"is not an object but {self.data!r:.60}", field=self.where or None)
+
+    def error(self, name: str, problem: str) -> TapeError:
+        return TapeError(self.file, problem, field=f"{self.where}.{name}" if self.where else name)
+
+    def anything(self, name: str) -> Any:
+        self.seen.add(name)
+        return self.data.get(name)
+
+    def section(self, name: str) -> _Fields:
+        return _Fields(self.file, self._get(name, dict, "an object", _REQUIRED), name)
+
+    def text(self, name: str, default: str = _REQUIRED) -> str:
+        value: str = self._get(name, str, "a text", default)
+        return value
+
+    def integer(self, name: str, default: int = _REQUIRED) -> int:
+        value: int = self._get(name, int, "a whole number", default)
+        return value
+
+    def number(self, name: str, default: float = _REQUIRED) -> float:
+        return float(self._get(name, (int, float), "a number", default))
+
+    def array(self, name: str) -> list[Any]:
+        value: list[Any] = self._get(name, list, "an array", _REQUIRED)
+        return value
+
+    def no_others(self) -> None:
+        for name in self.data:
+            if name not in self.seen:
+                raise self.error(name, "is not a field of this format")
+
+    def _get(self, name: str, kind: type | tuple[type, ...], description: str, default: Any) -> Any:
+        self.seen.add(name)
+        value = self.data.get(name, default)
+        if value is _REQUIRED:
+            raise self.error(name, "is missing")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(name, f"is not {description} but {value!r:.60}")
+        return value

@@ -1,0 +1,149 @@
+"""Writes exchanges to a tape as they happen: names, times, scrubbing, and how each ended. Knows nothing of httpx.
+
+Safe for several threads, each with its own `Recording`. An exchange is on the tape when it has ended; where the
+process dies before, it never was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .errors import TapeError
+from .exchange import End, Origin, RecordedRequest, RecordedResponse
+from .format import ExchangeWriter, exchange_files, remove_exchange
+from .scrub import Scrubber
+
+Headers = Iterable[tuple[str, str]]
+
+_DONE = b"data: [DONE]"
+
+
+class Recorder:
+    """Records exchanges into a folder, numbered in the order in which they began.
+
+    With `anew`, what was on the tape goes when the first new exchange is whole. `server` is the name and version to
+    note in each exchange; without it, the `Server` header is noted. `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        scrubber: Scrubber | None = None,
+        server: str = "",
+        anew: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.folder = folder
+        self.scrubber = scrubber or Scrubber()
+        self.server = server
+        self.clock = clock
+        self._lock = threading.Lock()
+        old = [file.stem for file in exchange_files(folder)] if folder.is_dir() else []
+        self._old = old if anew else []
+        self._number = 0 if anew else max((_number(name) for name in old), default=0)
+
+    def begin(self, method: str, path: str, headers: Headers, body: bytes) -> Recording:
+        """A request goes out now."""
+        began = self.clock()
+        with self._lock:
+            self.scrubber.learn(headers)
+            request = self.scrubber.request(RecordedRequest.from_bytes(method, path, body))
+            return Recording(self, self._writer(request), request, began)
+
+    def read(self, method: str, path: str, headers: Headers, body: bytes) -> RecordedRequest:
+        """The request as it would be on the tape: what to compare with recorded ones."""
+        with self._lock:
+            self.scrubber.learn(headers)
+            return self.scrubber.request(RecordedRequest.from_bytes(method, path, body))
+
+    def _writer(self, request: RecordedRequest) -> ExchangeWriter:
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{request.method} {request.path.partition('?')[0]}".lower()).strip("-")
+        while True:
+            self._number += 1
+            # FileExistsError: another process is writing an exchange of that name.
+            with contextlib.suppress(FileExistsError):
+                return ExchangeWriter(self.folder, f"{self._number:04d}-{slug[:48].rstrip('-')}")
+
+    def _start_anew(self) -> None:
+        with self._lock:
+            old, self._old = self._old, []
+            for name in old:
+                remove_exchange(self.folder, name)
+
+
+class Recording:
+    """One exchange being recorded: `head`, then each `piece`, then `end` (or `leave`). Times are taken here."""
+
+    def __init__(self, recorder: Recorder, writer: ExchangeWriter, request: RecordedRequest, began: float) -> None:
+        self._recorder = recorder
+        self._writer = writer
+        self._request = request
+        self._began = began
+        self._response: RecordedResponse | None = None
+        self._scrub = recorder.scrubber.body()
+        self._tail = b""
+        self._open = True
+        self.kept = False
+        """Whether the exchange is on the tape."""
+
+    @property
+    def name(self) -> str:
+        """The name of the exchange."""
+        return self._writer.name
+
+    def head(self, status: int, headers: Headers) -> None:
+        """The head of the answer has come. Raises `TapeError` for a body that could not be read on a tape."""
+        headers = tuple(headers)
+        encoding = next((value for name, value in headers if name.lower() == "content-encoding"), "identity")
+        if encoding.lower() != "identity":
+            self.discard()
+            what = f"the answer to {self._request.method} {self._request.path}"
+            raise TapeError(self._recorder.folder, f"{what} is encoded ({encoding}), and was not asked to be")
+        self._recorder.scrubber.learn((name, value) for name, value in headers if name.lower() == "set-cookie")
+        self._scrub = self._recorder.scrubber.body()
+        self._response = RecordedResponse(status, self._recorder.scrubber.headers(headers), self._elapsed())
+
+    def piece(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        self._writer.cut(self._elapsed(), len(data))
+        self._writer.write(self._scrub.feed(data))
+        self._tail = (self._tail + data)[-len(_DONE) - 4 :]
+
+    def end(self, end: End = End.CLEAN) -> None:
+        """The body has ended so. An exchange with no head is not kept. Harmless when repeated."""
+        if self._response is None:
+            self.discard()
+        if not self._open or self._response is None:
+            return
+        self._open = False
+        self._writer.write(self._scrub.close())
+        server = self._recorder.server or self._response.header("server") or ""
+        origin = Origin("recorded", server=server, date=datetime.date.today().isoformat())
+        self._recorder._start_anew()
+        self._writer.commit(self._request, self._response, end, origin)
+        self.kept = True
+
+    def leave(self) -> None:
+        """The reader left. After `[DONE]` nothing was to come, so that is a clean end; many clients stop there."""
+        self.end(End.CLEAN if self._tail.rstrip().endswith(_DONE) else End.LEFT)
+
+    def discard(self) -> None:
+        """Nothing of this goes on the tape. Harmless after the end."""
+        if self._open:
+            self._open = False
+            self._writer.discard()
+
+    def _elapsed(self) -> float:
+        return round(self._recorder.clock() - self._began, 6)
+
+
+def _number(name: str) -> int:
+    digits = re.match(r"\d+", name)
+    return int(digits.group()) if digits else 0

@@ -1,0 +1,475 @@
+r"""Tells the model's thought from its solution, as the text comes, however it is cut.
+
+One principle decides every case: *a closing tag that matches no opening tag in what has so far been called solution
+says that all of it was thought.* It covers a reply whose opener was swallowed, a model that closes its thought
+several times (the last one counts), a nested block, and a format restated inside the thought.
+
+The splitter is always in one of six places. In a *gap* only white space and a tag right there mean anything; in *text*
+a tag is looked for, and everything else is passed on at once:
+
+    START ──opener──> OPENED ──text──> THOUGHT ──closer──> CLOSED ──text──> SOLUTION ──closer too many──> CLOSED
+      └──text──> PREAMBLE ──opener──> OPENED                 └──opener──> OPENED
+                     └──closer──> CLOSED (all of it was thought)
+
+(START, OPENED and CLOSED are gaps.) A seventh, FIELD, is for servers that have split the reply already: there the
+text comes in two fields, and the content is not split again.
+
+Withheld is only what may still become a tag: the proper prefix of one, a whole one with a quote before it (its next
+character decides), and the white space at the start of a reply. Every character is looked at a bounded number of
+times, so the work is linear in the text, whatever the chunks.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+from io import StringIO
+from typing import Literal
+
+from .errors import InvalidRequest
+from .events import Revised, Solution, TextEvent, Thinking, Thought
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    # The model card's variant of the system prompt spells the closing tag with a backslash.
+    "phi": ("<think>", "</think>", r"<\think>"),
+    "plain": ("<think>", "</think>"),
+}
+"""Opening tag first, then every closing tag."""
+
+_QUOTES = frozenset("`\"'")
+_BLANK = re.compile(r"\s*")
+
+
+class _At(enum.Enum):
+    START = enum.auto()
+    PREAMBLE = enum.auto()
+    OPENED = enum.auto()
+    THOUGHT = enum.auto()
+    CLOSED = enum.auto()
+    SOLUTION = enum.auto()
+    FIELD = enum.auto()
+
+
+_GAPS = frozenset({_At.START, _At.OPENED, _At.CLOSED})
+_TEXT_AFTER = {_At.START: _At.PREAMBLE, _At.OPENED: _At.THOUGHT, _At.CLOSED: _At.SOLUTION}
+
+
+class ThinkSplitter:
+    r"""Splits a reply into thought and solution.
+
+    `opener="assumed"` starts inside the thought, for templates that open it in the prompt. `closer="first"` lets the
+    first closing tag count instead of the last. `tags` is the opening tag followed by one or more closing tags; without
+    it they are those of `profile`: `"phi"` closes on `</think>` and `<\think>`, `"plain"` only on the former.
+
+    `feed` takes text of the reply, `feed_reasoning` text that the server has already called thought; both return the
+    events that are certain by now, and `close` returns the rest. Raises InvalidRequest for settings that can't work.
+    """
+
+    def __init__(
+        self,
+        *,
+        opener: Literal["auto", "assumed"] = "auto",
+        closer: Literal["last", "first"] = "last",
+        tags: Sequence[str] | None = None,
+        profile: str = "phi",
+    ) -> None:
+        _check_settings(opener, closer, tags, profile)
+        self._opener, *self._closers = tags if tags is not None else PROFILES[profile]
+        openers, closers, every = _Tags([self._opener]), _Tags(self._closers), _Tags([self._opener, *self._closers])
+        first_counts = closer == "first"
+        self._live = {
+            _At.START: every,
+            _At.PREAMBLE: every,
+            _At.OPENED: every if opener == "assumed" else closers,
+            _At.THOUGHT: closers,
+            _At.CLOSED: openers if first_counts else every,
+            _At.SOLUTION: _Tags([]) if first_counts else every,
+        }
+        self._closers_only = closers
+        self._stirring = closers.starts | {"_"}  # with none of these, nothing can happen to a thought
+        self._at = _At.OPENED if opener == "assumed" else _At.START
+        self._held = ""  # the start of what may become a tag
+        self._last = ""  # the character before it
+        self._lead: list[str] = []  # white space at the start of the reply
+        self._gap: list[str] = []  # closers and white space between the thought and the solution
+        self._preamble = ""
+        self._depth = 0  # tags open in the solution
+        self._thought: StringIO | None = None
+        self._solution = StringIO()
+        self._raw = StringIO()
+        self._told = False  # whether the Thought event is out
+        self._closed = False
+        self._revisions = 0
+        self._unmark = _MarkerFilter()
+        self._unmark_field = _MarkerFilter()
+        self._echo: _Echo | None = None
+        self._events: list[TextEvent] = []
+
+    @property
+    def thought(self) -> str | None:
+        """The thought so far; None where there is none (an empty one is `""`)."""
+        return None if self._thought is None else self._thought.getvalue()
+
+    @property
+    def solution(self) -> str:
+        """The solution so far, with the text before the thought, if any."""
+        return self._preamble + self._solution.getvalue()
+
+    @property
+    def raw(self) -> str:
+        """All text given to `feed`, verbatim."""
+        return self._raw.getvalue()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the thought has ended."""
+        return self._closed
+
+    @property
+    def revisions(self) -> int:
+        """How often text that had been called solution turned out to be thought."""
+        return self._revisions
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the text that comes now is thought, as far as can be known."""
+        return self._at in (_At.OPENED, _At.THOUGHT) or (self._at is _At.FIELD and not self._closed)
+
+    def feed(self, text: str) -> list[TextEvent]:
+        """Take more text of the reply; return the events that it makes certain."""
+        self._raw.write(text)
+        if (
+            self._at is _At.THOUGHT
+            and text
+            and not self._held
+            and self._stirring.isdisjoint(text)
+            and not self._unmark.holds
+        ):
+            # Nearly every delta ends here: more of the thought, and no tag in sight.
+            self._last = text[-1]
+            self._thought.write(text)  # type: ignore[union-attr]  # there is one wherever the place is THOUGHT
+            return [Thinking(text)]
+        self._take(self._unmark.feed(text))
+        return self._out()
+
+    def feed_reasoning(self, text: str) -> list[TextEvent]:
+        """Take text from a field that holds thought alone (`reasoning_content`, `reasoning`)."""
+        text = self._unmark_field.feed(text)
+        if not text:
+            return []
+        self._enter_field()
+        self._think(text)
+        return self._out()
+
+    def close(self) -> list[TextEvent]:
+        """The reply has ended, well or badly: return what was withheld, and the Thought if it is not out yet."""
+        field_rest = self._unmark_field.flush()
+        if field_rest:
+            self._enter_field()
+            self._think(field_rest)
+        self._take(self._unmark.flush(), final=True)
+        if self._echo is not None:
+            self._say(self._echo.flush())
+        if self._lead:
+            self._at = _At.PREAMBLE
+            self._say_lead()
+        if self._thought is not None and not self._told:
+            self._tell(self._thought.getvalue())
+        return self._out()
+
+    def _out(self) -> list[TextEvent]:
+        events, self._events = self._events, []
+        return events
+
+    # What happens to text
+
+    def _take(self, text: str, final: bool = False) -> None:
+        if self._at is _At.FIELD:
+            if text:
+                self._take_content(text)
+            return
+        if self._thought is None and self._at is _At.OPENED and text:
+            self._thought = StringIO()
+        text = self._held + text
+        self._held = ""
+        position = 0
+        while position < len(text):
+            step = self._step_gap if self._at in _GAPS else self._step_text
+            moved = step(text, position, final)
+            if moved is None:  # what is left may become a tag
+                break
+            if moved > position:
+                self._last = text[moved - 1]
+            position = moved
+
+    def _step_gap(self, text: str, position: int, final: bool) -> int | None:
+        """White space, a tag right here, or the start of running text."""
+        end = _BLANK.match(text, position).end()  # type: ignore[union-attr]  # it always matches
+        if end > position:
+            if self._at is _At.START:
+                self._lead.append(text[position:end])
+            elif self._at is _At.CLOSED:
+                self._gap.append(text[position:end])
+            return end
+        live = self._live[self._at]
+        found = live.pattern.match(text, position)
+        if found:
+            self._meet(found.group())
+            return found.end()
+        if not final and live.partial(text, position) == position:
+            self._held = text[position:]
+            return None
+        if self._at is _At.OPENED:
+            self._live[_At.OPENED] = self._closers_only  # no opener is to be stripped any more
+        self._at = _TEXT_AFTER[self._at]
+        self._say_lead()
+        return position
+
+    def _step_text(self, text: str, position: int, final: bool) -> int | None:
+        """Running text up to the next tag, or that tag."""
+        live = self._live[self._at]
+        found = live.pattern.search(text, position)
+        if not found:
+            end = len(text) if final else live.partial(text, position)
+            self._say(text[position:end])
+            return self._hold(text, position, end)
+        start, end = found.span()
+        quote = text[start - 1] if start else self._last
+        if quote in _QUOTES:
+            if end < len(text):
+                if text[end] == quote:
+                    self._say(text[position:end])
+                    return end
+            elif not final:
+                self._say(text[position:start])
+                return self._hold(text, position, start)
+        if start > position:
+            self._say(text[position:start])
+            return start
+        self._meet(found.group())
+        return end
+
+    def _hold(self, text: str, position: int, end: int) -> int | None:
+        if end == len(text):
+            return end
+        self._held = text[end:]
+        if end > position:
+            self._last = text[end - 1]
+        return None
+
+    # What a tag means
+
+    def _meet(self, tag: str) -> None:
+        if tag == self._opener:
+            self._meet_opener(tag)
+        else:
+            self._meet_closer(tag)
+
+    def _meet_opener(self, tag: str) -> None:
+        if self._at is _At.SOLUTION:
+            self._depth += 1
+            self._say(tag)
+            return
+        if self._at is _At.PREAMBLE:
+            self._keep_preamble()
+        self._lead.clear()
+        self._gap.clear()
+        self._thought = self._thought or StringIO()
+        self._closed = False
+        self._live[_At.OPENED] = self._closers_only
+        self._at = _At.OPENED
+
+    def _meet_closer(self, tag: str) -> None:
+        if self._at is _At.SOLUTION and self._depth:
+            self._depth -= 1
+            self._say(tag)
+            return
+        if self._at in (_At.PREAMBLE, _At.SOLUTION):
+            self._revise()
+        self._lead.clear()
+        self._thought = self._thought or StringIO()
+        self._gap.append(tag)
+        self._closed = True
+        self._at = _At.CLOSED
+
+    def _revise(self) -> None:
+        """All that was called solution since the thought last closed was thought."""
+        moved = "".join(self._gap) + self._solution.getvalue()
+        self._thought = self._thought or StringIO()
+        self._thought.write(moved)
+        self._solution = StringIO()
+        self._gap.clear()
+        self._depth = 0
+        self._revisions += 1
+        self._events.append(Revised(moved))
+
+    # Where text goes
+
+    def _say(self, text: str) -> None:
+        if not text:
+            return
+        if self._at is _At.THOUGHT:
+            self._think(text)
+            return
+        if self._thought is not None and not self._told:
+            self._closed = True
+            self._tell(self._thought.getvalue())
+        self._solution.write(text)
+        self._events.append(Solution(text))
+
+    def _think(self, text: str) -> None:
+        if self._thought is None:
+            self._thought = StringIO()
+        self._thought.write(text)
+        self._events.append(Thinking(text))
+
+    def _tell(self, thought: str) -> None:
+        self._told = True
+        self._events.append(Thought(thought, self._closed))
+
+    def _say_lead(self) -> None:
+        if self._lead:
+            self._say("".join(self._lead))
+            self._lead.clear()
+
+    def _keep_preamble(self) -> None:
+        self._preamble = self.solution
+        self._solution = StringIO()
+
+    # A server that has split the reply already
+
+    def _enter_field(self) -> None:
+        if self._at is not _At.FIELD:
+            self._take("", final=True)
+            if self._at is _At.PREAMBLE:
+                self._keep_preamble()
+            self._lead.clear()
+            self._gap.clear()
+            self._closed = self._at is _At.SOLUTION
+            self._at = _At.FIELD
+        elif self._echo is not None:
+            self._say(self._echo.flush())
+            self._echo = None
+
+    def _take_content(self, text: str) -> None:
+        if self._closed:
+            self._say(text)
+            return
+        if self._echo is None:
+            self._echo = _Echo([self._opener], (self.thought or "").strip(), self._closers)
+        self._say(self._echo.feed(text))
+
+
+class _Tags:
+    """The tags that mean something at one place of a reply."""
+
+    def __init__(self, tags: Sequence[str]) -> None:
+        # Nothing matches where there is no tag; the longer of two alternatives is tried first.
+        self.pattern = re.compile("|".join(map(re.escape, sorted(tags, key=len, reverse=True))) or r"(?!)")
+        self.starts = frozenset(tag[0] for tag in tags)
+        self._prefixes = frozenset(tag[:end] for tag in tags for end in range(1, len(tag)))
+        self._longest = max(map(len, tags), default=1) - 1
+
+    def partial(self, text: str, position: int) -> int:
+        """Where the proper prefix of a tag begins that `text` ends on; its length where there is none."""
+        for start in range(max(position, len(text) - self._longest), len(text)):
+            if text[start:] in self._prefixes:
+                return start
+        return len(text)
+
+
+class _MarkerFilter:
+    """Takes LM Studio's synthetic end marker out of a text, however it is cut."""
+
+    _HEAD = "__LM_STUDIO_INTERNAL_LSEP_SYNTHETIC_REASONING_END_"
+    _WHOLE = re.compile(_HEAD + "[0-9a-fA-F]{1,64}__")
+    _TAIL = re.compile(_HEAD + "[0-9a-fA-F]{0,64}_?")
+    _LONGEST = len(_HEAD) + 64 + 2
+
+    def __init__(self) -> None:
+        self.holds = ""
+
+    def feed(self, text: str) -> str:
+        text = self.holds + text
+        if "_" not in text:
+            return text
+        text = self._WHOLE.sub("", text)
+        start = text.find("_", max(0, len(text) - self._LONGEST))
+        while start >= 0:
+            tail = text[start:]
+            if self._HEAD.startswith(tail) or self._TAIL.fullmatch(tail):
+                self.holds = tail
+                return text[:start]
+            start = text.find("_", start + 1)
+        self.holds = ""
+        return text
+
+    def flush(self) -> str:
+        held, self.holds = self.holds, ""
+        return held
+
+
+class _Echo:
+    """Drops what stands between a thought from a field and the solution: white space, and a block that repeats it.
+
+    The block is followed literally, piece by piece; as soon as it differs, all that was kept back comes out.
+    """
+
+    def __init__(self, openers: Sequence[str], thought: str, closers: Sequence[str]) -> None:
+        # What may come, part after part; of each part, the spellings that what has come still allows.
+        self._parts = [openers, *([[thought]] if thought else []), closers]
+        self._met = 0  # characters of the current part that have come
+        self._kept: list[str] = []
+        self._done = False
+
+    def feed(self, text: str) -> str:
+        """Return what is solution of `text` and of what was kept back before."""
+        position = 0
+        while position < len(text) and not self._done:
+            end = _BLANK.match(text, position).end()  # type: ignore[union-attr]  # it always matches
+            if self._met or end == position:
+                end = self._follow(text, position)
+            if end == position:
+                self._done = True
+            elif self._kept or not text[position:end].isspace():  # white space before the block is dropped either way
+                self._kept.append(text[position:end])
+            position = end
+        return self.flush() + text[position:] if self._done else ""
+
+    def _follow(self, text: str, position: int) -> int:
+        """Where the text stops to be the next of the block: at `position` where it differs or the block is whole."""
+        if not self._parts:
+            return position
+        piece = text[position : position + min(map(len, self._parts[0])) - self._met]
+        allowed = [spelling for spelling in self._parts[0] if spelling.startswith(piece, self._met)]
+        if not allowed:
+            return position
+        self._parts[0] = allowed
+        self._met += len(piece)
+        if self._met == len(allowed[0]):
+            self._parts.pop(0)
+            self._met = 0
+        return position + len(piece)
+
+    def flush(self) -> str:
+        """The block is whole, and dropped; or it differs, or ends early, and is solution."""
+        kept = "".join(self._kept) if self._parts else ""
+        self._kept.clear()
+        return kept
+
+
+def _check_settings(opener: str, closer: str, tags: Sequence[str] | None, profile: str) -> None:
+    if opener not in ("auto", "assumed"):
+        raise InvalidRequest(f"opener is {opener!r}: it can be 'auto' or 'assumed'")
+    if closer not in ("last", "first"):
+        raise InvalidRequest(f"closer is {closer!r}: it can be 'last' or 'first'")
+    if tags is None:
+        if profile not in PROFILES:
+            raise InvalidRequest(f"profile is {profile!r}: it can be one of {', '.join(map(repr, PROFILES))}")
+        return
+    if isinstance(tags, str) or len(tags) < 2 or not all(isinstance(tag, str) and tag.strip() for tag in tags):
+        raise InvalidRequest(f"tags is {tags!r}: it takes the opening tag, then one or more closing tags")
+    for tag in tags:
+        if any(tag is not other and other.startswith(tag) for other in tags):
+            raise InvalidRequest(f"tags is {tags!r}: one must not begin with another ({tag!r})")
