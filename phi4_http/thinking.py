@@ -29,6 +29,7 @@ from typing import Literal
 
 from .errors import InvalidRequest
 from .events import Revised, Solution, TextEvent, Thinking, Thought
+from .filters import EchoFilter, MarkerFilter
 
 PROFILES: dict[str, tuple[str, ...]] = {
     # The model card's variant of the system prompt spells the closing tag with a backslash.
@@ -101,9 +102,9 @@ class ThinkSplitter:
         self._told = False  # whether the Thought event is out
         self._closed = False
         self._revisions = 0
-        self._unmark = _MarkerFilter()
-        self._unmark_field = _MarkerFilter()
-        self._echo: _Echo | None = None
+        self._unmark = MarkerFilter()
+        self._unmark_field = MarkerFilter()
+        self._echo: EchoFilter | None = None
         self._events: list[TextEvent] = []
 
     @property
@@ -145,29 +146,27 @@ class ThinkSplitter:
             and not self._held
             and self._stirring.isdisjoint(text)
             and not self._unmark.holds
+            and not self._unmark_field.holds
         ):
             # Nearly every delta ends here: more of the thought, and no tag in sight.
             self._last = text[-1]
             self._thought.write(text)  # type: ignore[union-attr]  # there is one wherever the place is THOUGHT
             return [Thinking(text)]
+        if text:
+            self._end_field_text()
         self._take(self._unmark.feed(text))
         return self._out()
 
     def feed_reasoning(self, text: str) -> list[TextEvent]:
         """Take text from a field that holds thought alone (`reasoning_content`, `reasoning`)."""
-        text = self._unmark_field.feed(text)
-        if not text:
-            return []
-        self._enter_field()
-        self._think(text)
+        if text:
+            self._take(self._unmark.flush())  # the content before it has ended
+        self._field_text(self._unmark_field.feed(text))
         return self._out()
 
     def close(self) -> list[TextEvent]:
         """The reply has ended, well or badly: return what was withheld, and the Thought if it is not out yet."""
-        field_rest = self._unmark_field.flush()
-        if field_rest:
-            self._enter_field()
-            self._think(field_rest)
+        self._end_field_text()
         self._take(self._unmark.flush(), final=True)
         if self._echo is not None:
             self._say(self._echo.flush())
@@ -339,6 +338,15 @@ class ThinkSplitter:
 
     # A server that has split the reply already
 
+    def _field_text(self, text: str) -> None:
+        if text:
+            self._enter_field()
+            self._think(text)
+
+    def _end_field_text(self) -> None:
+        """Content comes, or nothing more: what was held of the field's text is no marker."""
+        self._field_text(self._unmark_field.flush())
+
     def _enter_field(self) -> None:
         if self._at is not _At.FIELD:
             self._take("", final=True)
@@ -357,7 +365,9 @@ class ThinkSplitter:
             self._say(text)
             return
         if self._echo is None:
-            self._echo = _Echo([self._opener], (self.thought or "").strip(), self._closers)
+            if text.isspace():
+                return
+            self._echo = EchoFilter([self._opener], (self.thought or "").strip(), self._closers)
         self._say(self._echo.feed(text))
 
 
@@ -377,86 +387,6 @@ class _Tags:
             if text[start:] in self._prefixes:
                 return start
         return len(text)
-
-
-class _MarkerFilter:
-    """Takes LM Studio's synthetic end marker out of a text, however it is cut."""
-
-    _HEAD = "__LM_STUDIO_INTERNAL_LSEP_SYNTHETIC_REASONING_END_"
-    _WHOLE = re.compile(_HEAD + "[0-9a-fA-F]{1,64}__")
-    _TAIL = re.compile(_HEAD + "[0-9a-fA-F]{0,64}_?")
-    _LONGEST = len(_HEAD) + 64 + 2
-
-    def __init__(self) -> None:
-        self.holds = ""
-
-    def feed(self, text: str) -> str:
-        text = self.holds + text
-        if "_" not in text:
-            return text
-        text = self._WHOLE.sub("", text)
-        start = text.find("_", max(0, len(text) - self._LONGEST))
-        while start >= 0:
-            tail = text[start:]
-            if self._HEAD.startswith(tail) or self._TAIL.fullmatch(tail):
-                self.holds = tail
-                return text[:start]
-            start = text.find("_", start + 1)
-        self.holds = ""
-        return text
-
-    def flush(self) -> str:
-        held, self.holds = self.holds, ""
-        return held
-
-
-class _Echo:
-    """Drops what stands between a thought from a field and the solution: white space, and a block that repeats it.
-
-    The block is followed literally, piece by piece; as soon as it differs, all that was kept back comes out.
-    """
-
-    def __init__(self, openers: Sequence[str], thought: str, closers: Sequence[str]) -> None:
-        # What may come, part after part; of each part, the spellings that what has come still allows.
-        self._parts = [openers, *([[thought]] if thought else []), closers]
-        self._met = 0  # characters of the current part that have come
-        self._kept: list[str] = []
-        self._done = False
-
-    def feed(self, text: str) -> str:
-        """Return what is solution of `text` and of what was kept back before."""
-        position = 0
-        while position < len(text) and not self._done:
-            end = _BLANK.match(text, position).end()  # type: ignore[union-attr]  # it always matches
-            if self._met or end == position:
-                end = self._follow(text, position)
-            if end == position:
-                self._done = True
-            elif self._kept or not text[position:end].isspace():  # white space before the block is dropped either way
-                self._kept.append(text[position:end])
-            position = end
-        return self.flush() + text[position:] if self._done else ""
-
-    def _follow(self, text: str, position: int) -> int:
-        """Where the text stops to be the next of the block: at `position` where it differs or the block is whole."""
-        if not self._parts:
-            return position
-        piece = text[position : position + min(map(len, self._parts[0])) - self._met]
-        allowed = [spelling for spelling in self._parts[0] if spelling.startswith(piece, self._met)]
-        if not allowed:
-            return position
-        self._parts[0] = allowed
-        self._met += len(piece)
-        if self._met == len(allowed[0]):
-            self._parts.pop(0)
-            self._met = 0
-        return position + len(piece)
-
-    def flush(self) -> str:
-        """The block is whole, and dropped; or it differs, or ends early, and is solution."""
-        kept = "".join(self._kept) if self._parts else ""
-        self._kept.clear()
-        return kept
 
 
 def _check_settings(opener: str, closer: str, tags: Sequence[str] | None, profile: str) -> None:

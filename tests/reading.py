@@ -67,7 +67,7 @@ def read(text: str, *, opener: str = "auto", closer: str = "last", tags: Sequenc
             if thought is None and shown.strip():
                 kept = shown
             thought, inside, fresh, shown = thought or "", True, True, ""
-        elif closes and not shown.strip():  # nothing moves
+        elif closes and not shown.strip() and (thought is None or closer == "last"):  # nothing moves
             zone = piece if thought is None else zone + piece
             thought, shown = thought or "", ""
         elif closes and depth == 0 and (thought is None or closer == "last"):

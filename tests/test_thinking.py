@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from reading import MARKER, PHI, PLAIN, Reading, read, read_with_field
 from strategies import MARKER_HEAD, MARKERS, cut, cut_by, glue, glued, glued_and_chunked
 
-from phi4_http import thinking
+from phi4_http import filters, thinking
 from phi4_http.errors import InvalidRequest
 from phi4_http.events import Revised, Solution, TextEvent, Thinking, Thought
 from phi4_http.thinking import ThinkSplitter
@@ -67,7 +68,7 @@ EVERY_OPTIONS = [
     Options(tags=BRACKETED),
     Options(tags=DOUBLED, opener="assumed"),
 ]
-each_option = pytest.mark.parametrize("options", EVERY_OPTIONS, ids=str)
+each_other_option = pytest.mark.parametrize("options", EVERY_OPTIONS[1:], ids=str)
 
 
 class Consumer:
@@ -219,9 +220,9 @@ def test_equals_the_slow_reading_however_it_is_cut(chunks: list[str]) -> None:
     check_against_the_reading(chunks, DEFAULT)
 
 
-@each_option
-def test_equals_the_slow_reading_with_each_option(options: Options) -> None:
-    """With any options and tags, all that the splitter says and tells equals the slow reading of the whole text."""
+@each_other_option
+def test_equals_the_slow_reading_with_each_other_option(options: Options) -> None:
+    """With other options and tags, all that the splitter says and tells equals the slow reading of the whole text."""
 
     @MANY
     @given(glued_and_chunked(options.live, max_size=12))
@@ -471,8 +472,22 @@ def feed_pieces(options: Options, pieces: Iterable[Piece]) -> tuple[Consumer, Th
     return consumer, splitter
 
 
+UNDERSCORES_THEN_MARKER = [("feed", "<think>a__"), ("feed_reasoning", MARKERS[0]), ("feed", "x")]
+
+
 @MANY
 @given(interleaved())
+@example((DEFAULT, UNDERSCORES_THEN_MARKER, UNDERSCORES_THEN_MARKER))
+@example(
+    (DEFAULT, [("feed", "___"), ("feed_reasoning", "a")], [("feed", "_"), ("feed", "__"), ("feed_reasoning", "a")])
+)
+@example(
+    (
+        DEFAULT,
+        [("feed", f"_{MARKERS[0]}"), ("feed_reasoning", "a")],
+        [("feed", "___"), ("feed", MARKERS[0][2:]), ("feed_reasoning", "a")],
+    )
+)
 def test_content_and_field_in_turns_depend_on_the_turns_not_on_their_cuts(
     drawn: tuple[Options, list[Piece], list[Piece]],
 ) -> None:
@@ -596,7 +611,7 @@ def lines_executed(work: Callable[[], object]) -> int:
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != thinking.__file__:
+        if frame.f_code.co_filename not in (thinking.__file__, filters.__file__):
             return None
         count += event == "line"
         return trace
@@ -668,25 +683,54 @@ def test_twice_the_text_takes_about_twice_the_lines(
     assert lines(600) < 3 * small
 
 
-@pytest.mark.parametrize("lead", ["", "<think>", "<think>a</think>b", "b</think>"], ids=repr)
-def test_one_more_character_takes_no_memory_of_the_size_of_the_text(lead: str) -> None:
-    """After a long text, another character is fed without building the whole text anew."""
-    long, more = 200_000, 64
+def transient_memory(work: Callable[[], object]) -> int:
+    """How many bytes the work takes beyond those that it started with, at its peak."""
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    work()
+    return tracemalloc.get_traced_memory()[1] - before
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [("feed", "a")],
+        [("feed", "<think>a")],
+        [("feed", "<think>a</think>b")],
+        [("feed", "b</think>a")],
+        [("feed_reasoning", "a")],
+        [("feed_reasoning", "a"), ("feed", "b")],
+    ],
+    ids=["text", "thought", "solution", "revised", "field", "field and solution"],
+)
+def test_one_more_piece_takes_no_memory_of_the_size_of_the_text(after: list[Piece]) -> None:
+    """After a long text, another piece of it is fed without building the whole text anew, whatever is in the piece."""
+    size = 200_000
     splitter = ThinkSplitter()
-    splitter.feed(lead)
-    splitter.feed("a" * long)
-    transient = 0
+    for name, text in after:
+        getattr(splitter, name)(text)
+    feed = getattr(splitter, after[-1][0])
+    feed("a" * size)
     tracemalloc.start()
     try:
-        for _ in range(more):
-            tracemalloc.reset_peak()
-            before, _ = tracemalloc.get_traced_memory()
-            splitter.feed("a")
-            transient += tracemalloc.get_traced_memory()[1] - before
+        transient = sum(transient_memory(functools.partial(feed, piece)) for piece in ["a", "< b", "_ ", "\n"] * 16)
     finally:
         tracemalloc.stop()
-    splitter.close()
-    assert transient < long
+    assert transient < size
+
+
+def test_white_space_beside_each_piece_of_a_field_takes_no_memory_of_its_size() -> None:
+    """A field whose pieces come with white space as content is not built anew for each of them."""
+    size = 200_000
+    splitter = ThinkSplitter()
+    splitter.feed_reasoning("a" * size)
+    tracemalloc.start()
+    try:
+        feeds = [functools.partial(splitter.feed_reasoning, "a"), functools.partial(splitter.feed, "\n")]
+        transient = sum(transient_memory(feed) for feed in feeds * 32)
+    finally:
+        tracemalloc.stop()
+    assert transient < size
 
 
 HUGE = {
