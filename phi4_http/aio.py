@@ -10,10 +10,9 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
-from httpx_sse import ServerSentEvent
 
 from . import endpoints
 from .answers import ChatCompletion, Completion, Embeddings
@@ -47,7 +46,7 @@ T = TypeVar("T")
 
 
 class AsyncLMStudio:
-    """One server. Use it as a context manager, or await `aclose`; it may be shared by threads.
+    """One server. Use it as a context manager, or await `aclose`; it may be shared by the tasks of one event loop.
 
     `token` is the API token; without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read. `http_client` is an
     httpx client of your own, which stays yours to close; `transport` replaces the network.
@@ -213,6 +212,7 @@ class AsyncReplyStream(ReplyProgress):
         self._events: AsyncGenerator[Event, None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._begin()
         body = endpoints.streamed(await self._client.run(self._body))
         self._start()
         self._response = response = await self._client.open(Http("POST", self._path, body, slow=True))

@@ -6,6 +6,7 @@ OpenAI-compatible docs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -118,17 +119,17 @@ class Embeddings:
 
 def parse_chat(payload: Mapping[str, Any]) -> ChatCompletion:
     """A chat completion's JSON as a value. Raises ValueError with the field where it is none."""
-    return ChatCompletion(choices=tuple(map(_chat_choice, _list(payload, "choices"))), **_completion_fields(payload))
+    return ChatCompletion(choices=tuple(map(_chat_choice, _objects(payload, "choices"))), **_completion_fields(payload))
 
 
 def parse_completion(payload: Mapping[str, Any]) -> Completion:
     """A text completion's JSON as a value. Raises ValueError with the field where it is none."""
-    return Completion(choices=tuple(map(_text_choice, _list(payload, "choices"))), **_completion_fields(payload))
+    return Completion(choices=tuple(map(_text_choice, _objects(payload, "choices"))), **_completion_fields(payload))
 
 
 def parse_embeddings(payload: Mapping[str, Any]) -> Embeddings:
     """An embeddings answer's JSON as a value. Raises ValueError with the field where it is none."""
-    data = sorted(_list(payload, "data"), key=lambda item: item.get("index", 0))
+    data = sorted(_objects(payload, "data"), key=lambda item: count(item.get("index")) or 0)
     return Embeddings(
         model=payload.get("model"),
         vectors=tuple(tuple(_list(item, "embedding")) for item in data),
@@ -142,21 +143,32 @@ def parse_usage(payload: Any) -> Usage | None:
     if not isinstance(payload, Mapping):
         return None
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    counts = {name: payload[name] for name in names if isinstance(payload.get(name), int)}
+    counts = {name: payload[name] for name in names if count(payload.get(name)) is not None}
     details = payload.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    cached = count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
     return Usage(cached_tokens=cached, extra=_rest(payload, tuple(counts)), **counts)
 
 
 def parse_tool_call(payload: Mapping[str, Any]) -> ToolCall:
     """One whole tool call of a message."""
-    function = payload.get("function") or {}
+    function = payload.get("function")
+    function = function if isinstance(function, Mapping) else {}
     return ToolCall(
-        id=payload.get("id") or "",
-        name=function.get("name") or "",
-        arguments=function.get("arguments") or "",
-        type=payload.get("type") or "function",
+        id=json_text(payload.get("id")),
+        name=json_text(function.get("name")),
+        arguments=json_text(function.get("arguments")),
+        type=json_text(payload.get("type")) or "function",
     )
+
+
+def json_text(value: Any) -> str:
+    """A text as it is; any other value, where a text is usual, as its JSON; nothing for None."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def count(value: Any) -> int | None:
+    """A count of something; None for what can't be one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 
 def text_of(content: Any) -> str:
@@ -164,7 +176,7 @@ def text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, Sequence):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
+        return "".join(json_text(part.get("text")) for part in content if isinstance(part, Mapping))
     return ""
 
 
@@ -178,7 +190,9 @@ def _chat_choice(payload: Mapping[str, Any]) -> ChatChoice:
             role=message.get("role", "assistant"),
             content=text_of(message.get("content")),
             reasoning=message.get("reasoning_content") or message.get("reasoning"),
-            tool_calls=tuple(map(parse_tool_call, message.get("tool_calls") or ())),
+            tool_calls=tuple(
+                map(parse_tool_call, _objects(message, "tool_calls") if message.get("tool_calls") else ())
+            ),
             extra=_rest(message, ("role", "content", "reasoning_content", "reasoning", "tool_calls")),
         ),
         finish_reason=payload.get("finish_reason"),
@@ -228,6 +242,13 @@ def _list(payload: Mapping[str, Any], name: str) -> list[Any]:
     value = payload.get(name)
     if not isinstance(value, list):
         raise ValueError(f"{name} is not a list")
+    return value
+
+
+def _objects(payload: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    value = _list(payload, name)
+    if not all(isinstance(item, Mapping) for item in value):
+        raise ValueError(f"{name} is not a list of objects")
     return value
 
 

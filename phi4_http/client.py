@@ -210,6 +210,7 @@ class ReplyStream(ReplyProgress):
         self._events: Iterator[Event] | None = None
 
     def __enter__(self) -> Self:
+        self._begin()
         body = endpoints.streamed(self._client.run(self._body))
         self._start()
         self._response = response = self._client.open(Http("POST", self._path, body, slow=True))

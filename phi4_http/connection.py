@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import socket
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -52,7 +53,8 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value <= threading.TIMEOUT_MAX):
                 raise InvalidRequest(f"the time limit {name} is {value!r}: it takes seconds, more than 0, or None")
 
 

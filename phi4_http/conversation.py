@@ -41,9 +41,9 @@ def system_message(instructions: Sequence[str] = ()) -> str:
     """The model's system prompt, and the caller's instructions after it, each once."""
     parts = [SYSTEM_PROMPT]
     for text in instructions:
-        # A history that was sent before holds the prompt already.
+        # A history that was sent before holds the prompt already, and the instructions.
         own = text.replace(SYSTEM_PROMPT, "").strip()
-        if own and own not in parts:
+        if own and f"\n\n{own}\n\n" not in "\n\n".join(["", *parts, ""]):
             parts.append(own)
     return "\n\n".join(parts)
 
@@ -59,24 +59,30 @@ def _check_history(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, An
             )
         if message.get("role") not in _ROLES:
             raise InvalidRequest(f"history[{number}] has role {message.get('role')!r}: it can be {', '.join(_ROLES)}")
-        if message.get("content") is None and not message.get("tool_calls"):
+        content = message.get("content")
+        if content is None and (message["role"] in _SYSTEM_ROLES or not message.get("tool_calls")):
             raise InvalidRequest(f"history[{number}] has no content")
+        if not _is_content(content):
+            raise InvalidRequest(f"history[{number}] has content that is neither a text nor a list of parts")
     return said
+
+
+def _is_content(content: Any) -> bool:
+    if isinstance(content, (list, tuple)):
+        return all(isinstance(part, Mapping) and isinstance(part.get("text", ""), str) for part in content)
+    return content is None or isinstance(content, str)
 
 
 def _text(message: Mapping[str, Any]) -> str:
     content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def _without_thought(message: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in message.items() if key not in ("reasoning_content", "reasoning")}
-    content = kept.get("content")
-    if message["role"] == "assistant" and isinstance(content, str):
+    if message["role"] == "assistant" and kept.get("content") is not None:
         splitter = ThinkSplitter()
-        splitter.feed(content)
+        splitter.feed(_text(message))
         splitter.close()
         kept["content"] = splitter.solution
     return kept

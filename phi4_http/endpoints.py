@@ -47,7 +47,7 @@ def models(api: Api | None = None) -> Flow[tuple[ModelInfo, ...]]:
     if api == "v1":
         return (yield from _get(path("v1", "models"), parse_openai_models))
     try:
-        return (yield from _get(path(api or "v0", "models"), parse_v0_models))
+        return (yield from _get(path("v0" if api is None else api, "models"), parse_v0_models))
     except (NotLMStudio, ServerError) as error:
         if api is not None or isinstance(error, AuthError) or not _missing(error):
             raise
@@ -132,11 +132,13 @@ def embed(model: str, texts: str | Sequence[str], api: Api, extra: Mapping[str, 
 
 def chat_body(model: str, messages: Messages, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a chat completion. Raises InvalidRequest for what can't be sent."""
-    if isinstance(messages, (str, bytes, Mapping)) or not all(isinstance(message, Mapping) for message in messages):
+    several = isinstance(messages, Iterable) and not isinstance(messages, (str, bytes, Mapping))
+    said: list[Any] = list(messages) if several else [None]
+    if not all(isinstance(message, Mapping) for message in said):
         raise InvalidRequest("messages takes a list of mappings with role and content")
-    if not messages:
+    if not said:
         raise InvalidRequest("messages is empty")
-    return {"model": _named(model), "messages": [dict(message) for message in messages], **check(parameters)}
+    return {"model": _named(model), "messages": [dict(message) for message in said], **check(parameters)}
 
 
 def completion_body(model: str, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +183,8 @@ class PhiSettings:
         said = "\n\n".join(text for text in (self.instructions, instructions) if text)
         messages = build_messages(prompt, history=history, instructions=said or None)
         name = model or self.model
-        body = chat_body(name or MODEL_KEY, messages, {**SAMPLING, **self.parameters, **parameters})
+        given = {field: value for field, value in parameters.items() if value is not None}
+        body = chat_body(name or MODEL_KEY, messages, {**SAMPLING, **self.parameters, **given})
         return ready(body) if name else _with_model(body)
 
 

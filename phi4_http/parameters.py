@@ -99,7 +99,7 @@ def check(parameters: Mapping[str, Any]) -> dict[str, Any]:
             wanted, holds = _RULES[name]
             if not holds(value):
                 raise InvalidRequest(f"{name} is {value!r}: it takes {wanted}")
-        elif near := difflib.get_close_matches(name, _RULES, n=1, cutoff=0.8):
+        elif near := difflib.get_close_matches(name.lower(), _RULES, n=1, cutoff=0.8):
             raise InvalidRequest(
                 f"{name!r} is not a parameter, {near[0]!r} is; a field of that very name goes in extra={{…}}"
             )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from .answers import parse_tool_call, parse_usage, text_of
+from .answers import count, json_text, parse_tool_call, parse_usage, text_of
 from .errors import (
     ContextOverflow,
     EmptyReply,
@@ -117,6 +117,8 @@ class ReplyDecoder:
                 and len(choices) == 1
                 and type(choices[0]) is dict
                 and not choices[0].get("finish_reason")
+                and not choices[0].get("index")
+                and "error" not in chunk
             ):
                 delta = choices[0].get("delta")
                 if type(delta) is dict and len(delta) == 1:
@@ -128,14 +130,14 @@ class ReplyDecoder:
     def _take(self, chunk: dict[str, Any], event: str) -> list[TextEvent]:
         """Any chunk."""
         self._saw_data = True
-        if event == "error" or "error" in chunk:
+        if event == "error" or chunk.get("error") is not None:  # some servers say `"error": null` in every chunk
             self.error, self.done = failure(chunk, url=self._url, status=200, model=self._model), True
             return []
         self._note(chunk)
         events: list[TextEvent] = []
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("index", 0) == 0:
+            if isinstance(choice, dict) and not choice.get("index"):
                 events += self._choice(choice)
         return events
 
@@ -158,7 +160,7 @@ class ReplyDecoder:
         delta = choice.get("delta") or choice.get("message")
         delta = delta if isinstance(delta, dict) else {}
         if choice.get("finish_reason"):
-            self._finish_reason = choice["finish_reason"]
+            self._finish_reason = json_text(choice["finish_reason"])
         if delta or "text" in choice:
             self._saw_delta = True
         events: list[TextEvent] = []
@@ -178,11 +180,14 @@ class ReplyDecoder:
         for position, part in enumerate(parts):
             if not isinstance(part, dict):
                 continue
-            call = self._calls.setdefault(part.get("index", position), {"function": {"name": "", "arguments": ""}})
+            index = part.get("index")
+            index = index if isinstance(index, int) else position
+            call = self._calls.setdefault(index, {"function": {"name": "", "arguments": ""}})
             call.update((name, part[name]) for name in ("id", "type") if part.get(name))
-            function = part.get("function") or {}
-            for name in ("name", "arguments"):
-                call["function"][name] += function.get(name) or ""
+            function = part.get("function")
+            if isinstance(function, dict):
+                for name in ("name", "arguments"):
+                    call["function"][name] += json_text(function.get(name))
 
     def close(self, at: float, fault: Phi4Error | None = None) -> list[Event]:
         """The stream ended at `at`, because of `fault` or by itself. The last event is Finished, unless it failed."""
@@ -229,7 +234,7 @@ class ReplyDecoder:
         splitter = self._splitter
         at_length = self._finish_reason in _LENGTH
         if self._calls or self._finish_reason in _TOOL_CALLS:
-            return Outcome.COMPLETE
+            return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
         thought = splitter.thought
         if thought is not None and not splitter.closed:
             # A field's thought that is followed by nothing was mostly the answer, put in the wrong place.
@@ -317,7 +322,7 @@ class _Clock:
         if self._thought_from is not None:
             thinking = (self._thought_to if self._thought_to is not None else at) - self._thought_from
         first = None if self._first_text is None else self._first_text - self._started
-        tokens = usage.completion_tokens if usage else (server or {}).get("predicted_n")
+        tokens = usage.completion_tokens if usage else count((server or {}).get("predicted_n"))
         speed = None
         if tokens and self._first_text is not None and at > self._first_text:
             speed = tokens / (at - self._first_text)
@@ -327,7 +332,7 @@ class _Clock:
             time_thinking=thinking,
             total_time=at - self._started,
             tokens_per_second=speed,
-            server_tokens_per_second=own,
+            server_tokens_per_second=own if isinstance(own, (int, float)) else None,
             server=server,
         )
 
@@ -339,6 +344,13 @@ class ReplyProgress:
         self._url = url
         self._reading = reading
         self._decoder: ReplyDecoder | None = None
+        self._begun = False
+
+    def _begin(self) -> None:
+        """The block is entered."""
+        if self._begun:
+            raise InvalidRequest("a stream is for one request, and this one was entered before: make another one")
+        self._begun = True
 
     def _start(self) -> None:
         """The request goes out now."""

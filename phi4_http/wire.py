@@ -97,7 +97,8 @@ def refusal(
     """The exception for an answer that is not what was asked for; `wanted` says what that was."""
     text = body.decode("utf-8", "replace").strip()
     # A failure may come framed as an event even where it is no stream.
-    payload = _json_or_none(text.removeprefix("data:").strip() if text.startswith("data:") else text)
+    framed = re.search(r"^data:(.*)$", text, re.MULTILINE)
+    payload = _json_or_none(framed[1] if framed else text)
     is_error = isinstance(payload, Mapping) and ("error" in payload or status >= 400)
     if is_error or (status >= 400 and not _looks_like_html(text)):
         return failure(payload if is_error else text, url=url, status=status, model=model, content_type=content_type)
@@ -122,7 +123,7 @@ def read_json(body: bytes, *, url: str, status: int, content_type: str | None, m
 def _json_or_none(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -150,11 +151,14 @@ def _overflow(message: str, fields: Mapping[str, Any], facts: dict[str, Any]) ->
     for pattern in _OVERFLOWS:
         found = pattern.search(message)
         if found:
-            tokens = {name: int(text.replace(",", "")) for name, text in found.groupdict().items() if text}
+            digits = {name: (text or "").replace(",", "") for name, text in found.groupdict().items()}
+            tokens = {name: int(text) for name, text in digits.items() if 0 < len(text) < 20}
             break
     else:
-        if not {fields["code"], fields["type"]} & set(_OVERFLOW_CODES):
+        if fields["code"] not in _OVERFLOW_CODES and fields["type"] not in _OVERFLOW_CODES:
             return None
         tokens = {}
-    needed, limit = fields.get("n_prompt_tokens", tokens.get("needed")), fields.get("n_ctx", tokens.get("limit"))
-    return ContextOverflow(needed, limit, message=message, **facts)
+    for name, field in (("needed", "n_prompt_tokens"), ("limit", "n_ctx")):
+        if isinstance(fields.get(field), int):
+            tokens[name] = fields[field]
+    return ContextOverflow(tokens.get("needed"), tokens.get("limit"), message=message, **facts)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Phi4Error
-from . import asking, demo, models, split
+from . import asking, demo, models, split, tapes
 from .exits import CODES, INTERRUPTED, exit_code
 from .output import Output, prepare_streams
 
@@ -30,15 +30,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"phi4_http {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (asking, demo, models, split):
+    for group in (asking, demo, models, split, tapes):
         group.register(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
+    """Read the arguments and run the command; return its exit code."""
     prepare_streams()
-    options = build_parser().parse_args(arguments)
+    return run_command(build_parser().parse_args(arguments))
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run a command whose arguments are read; return its exit code."""
     output = Output(as_json=getattr(options, "json", False))
     try:
         code: int = options.run(options, output)

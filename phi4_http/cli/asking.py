@@ -63,6 +63,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="longest silence to wait through (default: no limit)"
     )
+    group.add_argument("--replay", metavar="FOLDER", help="a tape that answers in the server's stead")
 
 
 def add_showing(parser: argparse.ArgumentParser) -> None:
@@ -75,11 +76,18 @@ def add_showing(parser: argparse.ArgumentParser) -> None:
 
 
 def connect(options: argparse.Namespace) -> LMStudio:
-    """The server that the arguments name."""
+    """The server that the arguments name, or the tape that stands for it."""
     from ..client import LMStudio
     from ..connection import Timeouts
 
-    return LMStudio(options.url, timeouts=Timeouts(first_byte=options.timeout, idle=options.timeout))
+    transport = getattr(options, "transport", None)  # `record` sets one
+    if options.replay is not None:
+        from ..tape.tape import Tape
+
+        transport = Tape(options.replay).replay()
+    return LMStudio(
+        options.url, timeouts=Timeouts(first_byte=options.timeout, idle=options.timeout), transport=transport
+    )
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
@@ -118,7 +126,7 @@ def parameters(options: argparse.Namespace) -> dict[str, Any]:
     for field in options.param:
         name, _, text = field.partition("=")
         try:
-            extra[name] = json.loads(text)
+            extra[name] = json.loads(text if name else "")
         except ValueError:
             raise InvalidRequest(
                 f"--param {field}: it takes NAME=JSON, such as min_p=0.05 or name='\"text\"'"
@@ -142,7 +150,7 @@ def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace
                     vanish()
                 printer.show(event)
     except KeyboardInterrupt:
-        arrived = stream.result if stream.started else None
+        arrived = stream.partial() if stream.started else None
         printer.finish(arrived.solution if arrived else "")
         if output.as_json and arrived:
             output.object({"type": "finished", **reply_fields(arrived)})

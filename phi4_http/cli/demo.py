@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.list:
         return _list(tapes, output)
     tape, exchange = _find(tapes, options.name)
-    if options.speed < 0:
+    if not 0 <= options.speed < float("inf"):
         raise InvalidRequest(f"--speed is {options.speed:g}: it takes a factor above 0, or 0 for no waiting")
     from ..client import LMStudio
     from ..tape.matching import Match

@@ -18,6 +18,7 @@ from ..errors import (
     ThoughtUnclosed,
 )
 from ..events import Outcome
+from ..tape.errors import TapeError, TapeMismatch
 
 CODES = {
     0: "complete",
@@ -53,6 +54,8 @@ _CODE_OF: tuple[tuple[type[Phi4Error], int], ...] = (
     (ThoughtUnclosed, 10),
     (SolutionTruncated, 11),
     (EmptyReply, 12),
+    (TapeError, 14),
+    (TapeMismatch, 14),
 )
 _CODE_OF_OUTCOME = {
     Outcome.COMPLETE: 0,

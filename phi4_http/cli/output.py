@@ -20,7 +20,13 @@ _READER_GONE = 141  # as a shell reports a program that a broken pipe ended
 
 
 def prepare_streams() -> None:
-    """No character may break the output: what an encoding can't hold is written as an escape."""
+    """No character may break the output: what an encoding can't hold is written as an escape.
+
+    Nor may a stream that was closed before we were started.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115  # for as long as we run
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -70,8 +76,8 @@ class Output:
                 {
                     "type": "error",
                     "error": type(error).__name__,
-                    "message": str(error),
                     **error.facts,
+                    "message": str(error),  # not the server's own, which may be empty
                     "partial": partial,
                 }
             )

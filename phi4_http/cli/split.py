@@ -20,7 +20,7 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "split",
         help="tell thought from solution in a text",
-        description="Reads text from stdin; writes the solution to stdout and the thought to stderr, or events with --json.",
+        description="Reads stdin; the solution goes to stdout and the thought to stderr, or events with --json.",
     )
     parser.add_argument("--json", action="store_true", help="one event a line, the last one with everything")
     parser.add_argument("--no-thinking", dest="thinking", action="store_false", help="leave the thought out")

@@ -1,1 +1,70 @@
-"""Record real exchanges once, replay them for ever: format, transports, loopback server, proxy, pytest plugin."""
+"""Record real exchanges once, replay them for ever: format, transports, loopback server, proxy, pytest plugin.
+
+    import httpx
+    from phi4_http.tape import Tape
+
+    client = httpx.Client(transport=Tape("tapes/hello").record())   # the first time, from a real server
+    client = httpx.Client(transport=Tape("tapes/hello").replay())   # from then on, without one
+
+The public names are found when they are first used: reading a tape and serving it need no httpx.
+
+    errors -> exchange -> format, playback, matching -> scrub, recorder -> loopback -> server
+                                                                        -> transport -> tape, proxy
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .check import Problem as Problem
+    from .check import check_tape as check_tape
+    from .errors import TapeError as TapeError
+    from .errors import TapeMismatch as TapeMismatch
+    from .exchange import Cut as Cut
+    from .exchange import End as End
+    from .exchange import Exchange as Exchange
+    from .exchange import Origin as Origin
+    from .exchange import RecordedRequest as RecordedRequest
+    from .exchange import RecordedResponse as RecordedResponse
+    from .format import load_exchange as load_exchange
+    from .format import load_tape as load_tape
+    from .format import write_exchange as write_exchange
+    from .matching import Match as Match
+    from .playback import Playback as Playback
+    from .proxy import RecordingProxy as RecordingProxy
+    from .server import ReplayServer as ReplayServer
+    from .server import Served as Served
+    from .shipped import shipped as shipped
+    from .tape import Tape as Tape
+    from .transport import TapeTransport as TapeTransport
+
+_HOMES = {
+    "check": "Problem check_tape",
+    "errors": "TapeError TapeMismatch",
+    "exchange": "Cut End Exchange Origin RecordedRequest RecordedResponse",
+    "format": "load_exchange load_tape write_exchange",
+    "matching": "Match",
+    "playback": "Playback",
+    "proxy": "RecordingProxy",
+    "server": "ReplayServer Served",
+    "shipped": "shipped",
+    "tape": "Tape",
+    "transport": "TapeTransport",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 (a list, built from the table)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -54,9 +54,10 @@ def exchange_files(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=lambda file: by_number(file.stem))
 
 
-def by_number(name: str) -> list[tuple[int, str]]:
-    """A sort key that takes runs of digits by their value."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+def by_number(name: str) -> list[tuple[bool, int, str]]:
+    """A sort key that takes runs of digits by their value, and before other characters."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(False, int(part), part) if part.isdecimal() else (True, 0, part) for part in parts]
 
 
 def load_exchange(file: str | os.PathLike[str]) -> Exchange:

@@ -29,6 +29,8 @@ KEEP_ALIVE = 5.0
 
 _POLL = 0.05
 """Seconds between two looks at whether the server is to stop."""
+_GRACE = 10.0
+"""Seconds in which a connection that is closed under it may finish what it does: a recording may be long."""
 _LINE = 1 << 16
 _MOST = 1 << 30
 """Bytes of request body: a limit far above any prompt, so that a bad length does not eat the memory."""
@@ -245,7 +247,7 @@ class _Server(ThreadingHTTPServer):
         self.answer = answer
         self.keep_alive = keep_alive
         self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._ended = False
         if ":" in host:
             self.address_family = socket.AF_INET6
@@ -264,6 +266,7 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._open.discard(request)
+            self._lock.notify_all()
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -274,13 +277,14 @@ class _Server(ThreadingHTTPServer):
             raise ClientGone
 
     def end(self) -> None:
-        """Stop listening; wake every thread that reads, writes or waits on a connection."""
+        """Stop listening; wake every thread that reads, writes or waits on a connection, and wait until it is done."""
         self._ended = True
         self.server_close()
         with self._lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+            self._lock.wait_for(lambda: not self._open, _GRACE)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import TapeMismatch
 from .exchange import Exchange, RecordedRequest
+from .scrub import Scrubber
 
 _SHOWN = 40
 """At most so many lines of a difference, so many exchanges of a list."""
@@ -54,28 +56,48 @@ class Match:
 
 
 class Selection:
-    """What of a tape has been played; chooses what comes next. Not locked: one user at a time."""
+    """What of a tape has been played; chooses what comes next. Safe for several threads.
 
-    def __init__(self, exchanges: Sequence[Exchange], match: Match, *, tape: str = "") -> None:
+    `scrubber` takes out of requests what is not on the tape, before they are compared.
+    """
+
+    def __init__(
+        self, exchanges: Sequence[Exchange], match: Match, *, scrubber: Scrubber | None = None, tape: str = ""
+    ) -> None:
         self._exchanges = tuple(exchanges)
         self._match = match
+        self._scrubber = scrubber or Scrubber()
         self._tape = tape
         self._times = [0] * len(self._exchanges)
         self._next = 0
+        self._lock = threading.Lock()
+
+    @property
+    def played(self) -> tuple[Exchange, ...]:
+        """The exchanges that were played."""
+        return tuple(exchange for exchange, times in zip(self._exchanges, self._times, strict=True) if times)
 
     @property
     def unused(self) -> tuple[Exchange, ...]:
         """The exchanges that were never played."""
         return tuple(exchange for exchange, times in zip(self._exchanges, self._times, strict=True) if not times)
 
-    def take(self, request: RecordedRequest) -> Exchange:
-        """The exchange that answers this request, from now on played. Raises `TapeMismatch`, and nothing changes."""
-        index = self._in_order(request) if self._match.order == "tape" else self._by_content(request)
-        self._times[index] += 1
+    def take(self, request: RecordedRequest, headers: Iterable[tuple[str, str]] = ()) -> Exchange:
+        """The exchange that answers this request, from now on played. `headers` are the request's.
+
+        Raises `TapeMismatch`, and nothing changes.
+        """
+        self._scrubber.learn(headers)
+        scrubbed = self._scrubber.request(request)
+        # What is recorded fits scrubbed, what was composed by hand may fit as it is.
+        fits = [any(self._match.fits(one.request, asked) for asked in (scrubbed, request)) for one in self._exchanges]
+        with self._lock:
+            index = (self._in_order if self._match.order == "tape" else self._by_content)(scrubbed, fits)
+            self._times[index] += 1
         return self._exchanges[index]
 
-    def _by_content(self, request: RecordedRequest) -> int:
-        fitting = [i for i, exchange in enumerate(self._exchanges) if self._match.fits(exchange.request, request)]
+    def _by_content(self, request: RecordedRequest, fits: Sequence[bool]) -> int:
+        fitting = [index for index, fit in enumerate(fits) if fit]
         if not fitting:
             raise self._mismatch(request, "no recorded request fits", self._nearest(request))
         index = min(fitting, key=lambda i: self._times[i])
@@ -83,15 +105,15 @@ class Selection:
             raise self._mismatch(request, f"it is recorded {_times(len(fitting))}, and was played as often", None)
         return index
 
-    def _in_order(self, request: RecordedRequest) -> int:
+    def _in_order(self, request: RecordedRequest, fits: Sequence[bool]) -> int:
         if self._next >= len(self._exchanges) and self._match.loop:
             self._next = 0
         if self._next >= len(self._exchanges):
             raise self._mismatch(request, "all of the tape has been played", None)
         index = self._next
-        exchange = self._exchanges[index]
-        if not self._match.fits(exchange.request, request):
-            raise self._mismatch(request, f"number {index + 1} comes next, and it is another request", exchange)
+        if not fits[index]:
+            reason = f"number {index + 1} comes next, and it is another request"
+            raise self._mismatch(request, reason, self._exchanges[index])
         self._next += 1
         return index
 
@@ -122,7 +144,11 @@ class Selection:
 def difference(recorded: RecordedRequest, request: RecordedRequest, match: Match) -> str:
     """How a request differs from a recorded one, as far as they are compared: one line each, `-` and `+` before it."""
     old, new = _lines(recorded, match), _lines(request, match)
-    changed = [line for line in difflib.ndiff(old, new) if line[:2] in ("- ", "+ ")]
+    changed = []
+    # Not difflib.ndiff, which compares lines by character: prompts are long.
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind != "equal":
+            changed += [f"- {line}" for line in old[i:j]] + [f"+ {line}" for line in new[k:m]]
     lines = [_shortened(line, changed) for line in changed[:_SHOWN]]
     if len(changed) > _SHOWN:
         lines.append(f"… and {len(changed) - _SHOWN} more lines")

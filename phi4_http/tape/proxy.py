@@ -84,8 +84,9 @@ class RecordingProxy(LoopbackServer):
         length = response.headers.get("content-length")
         responder.start(response.status_code, headers_of(response), length=int(length) if length else None)
         for data in response.iter_raw():
+            came = recording.elapsed()
             responder.send(data)
-            recording.piece(data)
+            recording.piece(data, came)
         responder.finish()
         recording.end(End.CLEAN)
 

@@ -1,10 +1,11 @@
 """Tapes in pytest: a marker names the tape, a fixture hands out a client on it.
 
     import pytest
+    from phi4_http import Phi4
 
     @pytest.mark.phi4_tape("hello")
     def test_hello(phi4_client):
-        reply = phi4_client.phi4().ask("Say hello.")
+        reply = Phi4(phi4_client).ask("Say hello.")
         assert "hello" in reply.solution.lower()
 
 The tape is the folder `tapes/hello` beside the test. `pytest --phi4-record=once` records it from a running LM Studio
@@ -23,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .mode import MODES, Mode
+from .mode import MODES, Mode, records
 
 if TYPE_CHECKING:
     from ..aio import AsyncLMStudio
     from ..client import LMStudio
     from .recorder import Recorder
+    from .tape import Tape
     from .transport import TapeTransport
 
 _MARKER = (
@@ -36,23 +38,10 @@ _MARKER = (
     "play the tape `name` from `folder`, by default `tapes` beside the test; the options are those of Tape and replay."
 )
 _REPORT = "phi4_tape"
-_TAPE_OPTIONS = ("match", "scrub")
-_PLAY_OPTIONS = ("speed", "recut", "seed", "fail_after")
-
-
-@dataclass
-class _Usage:
-    """What the tests of this run did with one tape."""
-
-    names: set[str] = field(default_factory=set)
-    played: set[str] = field(default_factory=set)
-    recorded: int = 0
-    missed: list[str] = field(default_factory=list)
-    failed: bool = False
+_OPTIONS = frozenset({"folder", "match", "scrub", "speed", "recut", "seed", "fail_after"})
 
 
 _recorders = pytest.StashKey[dict[Path, "Recorder"]]()
-_usages = pytest.StashKey[dict[str, _Usage]]()
 _done = pytest.StashKey[dict[str, Any]]()
 
 
@@ -74,10 +63,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     config.stash[_recorders] = {}
-    config.stash[_usages] = {}
-    parallel = hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)
-    if parallel and config.getoption("--phi4-record") != "none":
+    worker = hasattr(config, "workerinput")
+    if config.getoption("--phi4-record") != "none" and (worker or getattr(config.option, "numprocesses", None)):
         raise pytest.UsageError("--phi4-record needs a single process (-n 0): several would write into one tape")
+    if not worker:
+        config.pluginmanager.register(_Summary(), "phi4_http summary")
 
 
 @pytest.fixture
@@ -85,23 +75,16 @@ def phi4_transport(request: pytest.FixtureRequest) -> Iterator[TapeTransport]:
     """The tape of this test as an httpx transport, for a client of your own."""
     from .tape import Tape
 
-    marker = request.node.get_closest_marker("phi4_tape")
-    if marker is None or not marker.args:
-        raise pytest.UsageError(f'{request.node.nodeid} needs @pytest.mark.phi4_tape("name") to know its tape')
-    options = dict(marker.kwargs)
-    folder = Path(options.pop("folder", None) or request.node.path.parent / "tapes") / marker.args[0]
-    unknown = options.keys() - {*_TAPE_OPTIONS, *_PLAY_OPTIONS}
-    if unknown:
-        raise pytest.UsageError(f"{request.node.nodeid}: phi4_tape has no option {', '.join(sorted(unknown))}")
-    tape = Tape(folder, **{name: options[name] for name in _TAPE_OPTIONS if name in options})
-    before = {exchange.name for exchange in tape.exchanges}
-    transport = _open(request.config, tape, {name: options[name] for name in _PLAY_OPTIONS if name in options})
+    name, options = _marked(request)
+    folder = Path(options.pop("folder", None) or request.path.parent / "tapes") / name
+    tape = Tape(folder, match=options.pop("match", None), scrub=options.pop("scrub", ()))
+    names = [exchange.name for exchange in tape.exchanges]
+    transport = _open(request.config, tape, options)
     yield transport
-    after = {exchange.name for exchange in tape.exchanges}
     request.node.stash[_done] = {
         "folder": str(folder),
-        "names": sorted(before & after),
-        "played": sorted(before - {exchange.name for exchange in transport.unused}),
+        "names": names if transport.plays else [],
+        "played": [exchange.name for exchange in transport.played],
         "recorded": transport.recorded,
         "missed": [f"{miss.method} {miss.path}" for miss in transport.mismatches],
     }
@@ -112,7 +95,7 @@ def phi4_client(request: pytest.FixtureRequest, phi4_transport: TapeTransport) -
     """An `LMStudio` on the tape of this test."""
     from ..client import LMStudio
 
-    with LMStudio(**_address(request.config), transport=phi4_transport) as client:
+    with LMStudio(_address(request.config), transport=phi4_transport) as client:
         yield client
 
 
@@ -121,28 +104,104 @@ def phi4_async_client(request: pytest.FixtureRequest, phi4_transport: TapeTransp
     """An `AsyncLMStudio` on the tape of this test; close it with `async with` when recording."""
     from ..aio import AsyncLMStudio
 
-    return AsyncLMStudio(**_address(request.config), transport=phi4_transport)
+    return AsyncLMStudio(_address(request.config), transport=phi4_transport)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.when == "call":
-        item.stash.setdefault(_done, {})["failed"] = report.failed
-    elif report.when == "teardown" and "folder" in (done := item.stash.get(_done, {})):
+    if report.when == "teardown" and _done in item.stash:
         # In the report, so that it comes from xdist's workers to the process that prints.
-        setattr(report, _REPORT, done)
+        setattr(report, _REPORT, item.stash[_done])
     return report
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Only here to be seen by `_Collector`, which knows the configuration."""
+def _marked(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The tape's name and the options, as the marker gives them."""
+    marker = request.node.get_closest_marker("phi4_tape")
+    if marker is None or len(marker.args) != 1:
+        raise pytest.UsageError(f'{request.node.nodeid} needs @pytest.mark.phi4_tape("name"), which names its tape')
+    unknown = marker.kwargs.keys() - _OPTIONS
+    if unknown:
+        raise pytest.UsageError(f"{request.node.nodeid}: phi4_tape has no option {', '.join(sorted(unknown))}")
+    return marker.args[0], dict(marker.kwargs)
 
 
-def _open(config: pytest.Config, tape: Any, options: dict[str, Any]) -> TapeTransport:
-    ...
+def _open(config: pytest.Config, tape: Tape, options: dict[str, Any]) -> TapeTransport:
+    """The tape to play or to record, as the command line says.
+
+    Tests may share a tape: the first one that records it empties it, where it is to be emptied; the others add to it.
+    """
+    mode: Mode = config.getoption("--phi4-record")
+    recorders = config.stash[_recorders]
+    recorder = recorders.get(tape.folder)
+    if recorder is None and records(mode, empty=tape.empty):
+        recorder = recorders[tape.folder] = tape.recorder(anew=mode == "all")
+    if recorder is not None:
+        return tape.record(mode=mode, recorder=recorder)
+    if tape.empty:
+        pytest.fail(f"there is nothing on the tape {tape.folder}; record it with --phi4-record=once", pytrace=False)
+    return tape.replay(**options)
 
 
-def _address(config: pytest.Config) -> dict[str, str]:
-    url = config.getoption("--phi4-url")
-    return {"base_url": url} if url else {}
+def _address(config: pytest.Config) -> str:
+    from ..connection import DEFAULT_URL
+
+    return config.getoption("--phi4-url") or DEFAULT_URL
+
+
+@dataclass
+class _Usage:
+    """What the tests of this run did with one tape."""
+
+    names: set[str] = field(default_factory=set)
+    played: set[str] = field(default_factory=set)
+    recorded: int = 0
+    missed: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """What is worth telling."""
+        unused = sorted(self.names - self.played)
+        if self.recorded:
+            yield f"recorded {self.recorded} exchange{'s' * (self.recorded > 1)}"
+        if unused:
+            yield f"{len(unused)} of {len(self.names)} exchanges not played: {', '.join(unused)}"
+        if self.missed:
+            yield f"asked for, and not on the tape: {', '.join(self.missed)}"
+
+
+class _Summary:
+    """Adds up what the tests report, and tells it at the end."""
+
+    def __init__(self) -> None:
+        self._usages: dict[str, _Usage] = {}
+        self._failed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failed.add(report.nodeid)
+        done = getattr(report, _REPORT, None)
+        if done is None:
+            return
+        usage = self._usages.setdefault(done["folder"], _Usage())
+        usage.played.update(done["played"])
+        usage.recorded += done["recorded"]
+        if report.nodeid not in self._failed:  # a test that failed has its own story, and may have stopped early
+            usage.names.update(done["names"])
+            usage.missed += done["missed"]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        lines = [
+            f"{_relative(folder, config.rootpath)}: {line}"
+            for folder, usage in sorted(self._usages.items())
+            for line in usage.lines()
+        ]
+        if lines:
+            terminalreporter.section("phi4_http tapes")
+            for line in lines:
+                terminalreporter.line(line)
+
+
+def _relative(folder: str, root: Path) -> str:
+    path = Path(folder)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else folder

@@ -44,6 +44,8 @@ class Recorder:
         self.scrubber = scrubber or Scrubber()
         self.server = server
         self.clock = clock
+        self.kept = 0
+        """How many exchanges this recorder has put on the tape."""
         self._lock = threading.Lock()
         old = [file.stem for file in exchange_files(folder)] if folder.is_dir() else []
         self._old = old if anew else []
@@ -57,12 +59,6 @@ class Recorder:
             request = self.scrubber.request(RecordedRequest.from_bytes(method, path, body))
             return Recording(self, self._writer(request), request, began)
 
-    def read(self, method: str, path: str, headers: Headers, body: bytes) -> RecordedRequest:
-        """The request as it would be on the tape: what to compare with recorded ones."""
-        with self._lock:
-            self.scrubber.learn(headers)
-            return self.scrubber.request(RecordedRequest.from_bytes(method, path, body))
-
     def _writer(self, request: RecordedRequest) -> ExchangeWriter:
         slug = re.sub(r"[^a-z0-9]+", "-", f"{request.method} {request.path.partition('?')[0]}".lower()).strip("-")
         while True:
@@ -70,6 +66,10 @@ class Recorder:
             # FileExistsError: another process is writing an exchange of that name.
             with contextlib.suppress(FileExistsError):
                 return ExchangeWriter(self.folder, f"{self._number:04d}-{slug[:48].rstrip('-')}")
+
+    def _count(self) -> None:
+        with self._lock:
+            self.kept += 1
 
     def _start_anew(self) -> None:
         with self._lock:
@@ -108,11 +108,15 @@ class Recording:
             raise TapeError(self._recorder.folder, f"{what} is encoded ({encoding}), and was not asked to be")
         self._recorder.scrubber.learn((name, value) for name, value in headers if name.lower() == "set-cookie")
         self._scrub = self._recorder.scrubber.body()
-        self._response = RecordedResponse(status, self._recorder.scrubber.headers(headers), self._elapsed())
+        self._response = RecordedResponse(status, self._recorder.scrubber.headers(headers), self.elapsed())
 
-    def piece(self, data: bytes) -> None:
-        """A piece of the body has come."""
-        self._writer.cut(self._elapsed(), len(data))
+    def elapsed(self) -> float:
+        """Seconds since the request went out, now."""
+        return round(self._recorder.clock() - self._began, 6)
+
+    def piece(self, data: bytes, at: float | None = None) -> None:
+        """A piece of the body has come: now, or `at` seconds after the request went out."""
+        self._writer.cut(self.elapsed() if at is None else at, len(data))
         self._writer.write(self._scrub.feed(data))
         self._tail = (self._tail + data)[-len(_DONE) - 4 :]
 
@@ -129,6 +133,7 @@ class Recording:
         self._recorder._start_anew()
         self._writer.commit(self._request, self._response, end, origin)
         self.kept = True
+        self._recorder._count()
 
     def leave(self) -> None:
         """The reader left. After `[DONE]` nothing was to come, so that is a clean end; many clients stop there."""
@@ -139,9 +144,6 @@ class Recording:
         if self._open:
             self._open = False
             self._writer.discard()
-
-    def _elapsed(self) -> float:
-        return round(self._recorder.clock() - self._began, 6)
 
 
 def _number(name: str) -> int:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .errors import TapeMismatch
@@ -18,6 +17,7 @@ from .exchange import End, Exchange, RecordedRequest
 from .loopback import KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
 from .matching import Match, Selection
 from .playback import AS_RECORDED, Playback
+from .scrub import Scrubber
 
 _OVERSTATED = 64
 """Bytes that a broken HTTP chunk announces and does not bring."""
@@ -41,8 +41,9 @@ class Served:
 class ReplayServer(LoopbackServer):
     """Plays exchanges over loopback HTTP, to many clients at once. Use it as a context manager; `url` is its address.
 
-    `playback` says how fast and in which pieces, `match` which exchange answers which request. `report` is called after
-    each request, in that connection's thread. `keep_alive` is how many seconds an idle connection stays open.
+    `playback` says how fast and in which pieces, `match` which exchange answers which request; `scrub` are the
+    patterns that the tape was recorded with, since what they match is not on it. `report` is called after each
+    request, in that connection's thread. `keep_alive` is how many seconds an idle connection stays open.
     Raises OSError where the address is taken.
     """
 
@@ -54,26 +55,25 @@ class ReplayServer(LoopbackServer):
         port: int = 0,
         playback: Playback = AS_RECORDED,
         match: Match | None = None,
+        scrub: Iterable[str] = (),
         report: Callable[[Served], None] | None = None,
         keep_alive: float = KEEP_ALIVE,
     ) -> None:
         super().__init__(host=host, port=port, keep_alive=keep_alive)
-        self._selection = Selection(exchanges, match or Match())
-        self._lock = threading.Lock()
+        self._selection = Selection(exchanges, match or Match(), scrubber=Scrubber(scrub))
         self._playback = playback
         self._report = report
 
     @property
     def unused(self) -> tuple[Exchange, ...]:
         """The exchanges that nobody has asked for."""
-        with self._lock:
-            return self._selection.unused
+        return self._selection.unused
 
     def _answer(self, request: Incoming, responder: Responder) -> None:
         came = time.monotonic()
         try:
-            with self._lock:
-                exchange = self._selection.take(RecordedRequest.from_bytes(request.method, request.path, request.body))
+            asked = RecordedRequest.from_bytes(request.method, request.path, request.body)
+            exchange = self._selection.take(asked, request.headers)
         except TapeMismatch as mismatch:
             body = not_on_tape(mismatch)
             responder.start(404, [("Content-Type", "application/json; charset=utf-8")], length=len(body))

@@ -14,7 +14,7 @@ from .exchange import Exchange, Piece
 
 _BARS = "▁▂▃▄▅▆▇█"
 _EXCERPT = 60
-_TEXT = re.compile(r'"(?:content|reasoning_content|reasoning|text|arguments)":"((?:[^"\\]|\\.)*)"')
+_TEXT = re.compile(r'"(?:content|reasoning_content|reasoning|text|arguments)": *"((?:[^"\\]|\\.)*)"')
 """The text in a delta: what a reader of a time line wants to see of it."""
 _COLUMNS = ("NAME", "REQUEST", "STATUS", "BYTES", "PIECES", "SECONDS", "END", "FROM")
 _NUMBERS = frozenset({"STATUS", "BYTES", "PIECES", "SECONDS"})

@@ -100,7 +100,7 @@ class Tape:
         inner: InnerTransport | None = None,
         play: bool = True,
     ) -> TapeTransport:
-        selection = Selection(self.exchanges, self.match, tape=str(self.folder)) if play else None
-        return TapeTransport(
-            selection=selection, playback=playback, scrubber=self.scrubber, recorder=recorder, inner=inner
-        )
+        selection = None
+        if play:
+            selection = Selection(self.exchanges, self.match, scrubber=self.scrubber, tape=str(self.folder))
+        return TapeTransport(selection=selection, playback=playback, recorder=recorder, inner=inner)

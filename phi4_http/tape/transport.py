@@ -20,7 +20,6 @@ from .exchange import End, Exchange, RecordedRequest
 from .matching import Selection
 from .playback import Playback
 from .recorder import Recorder, Recording
-from .scrub import Scrubber
 
 InnerTransport: TypeAlias = httpx.BaseTransport | httpx.AsyncBaseTransport
 
@@ -37,16 +36,30 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         *,
         selection: Selection | None,
         playback: Playback,
-        scrubber: Scrubber,
         recorder: Recorder | None = None,
         inner: InnerTransport | None = None,
     ) -> None:
         self._selection = selection
         self._playback = playback
-        self._scrubber = scrubber
         self._recorder = recorder
         self._inner = inner
         self._mismatches: list[TapeMismatch] = []
+        self._kept_before = recorder.kept if recorder else 0
+
+    @property
+    def plays(self) -> bool:
+        """Whether what is on the tape is played."""
+        return self._selection is not None
+
+    @property
+    def played(self) -> tuple[Exchange, ...]:
+        """The exchanges of the tape that were played."""
+        return self._selection.played if self._selection else ()
+
+    @property
+    def recorded(self) -> int:
+        """How many exchanges were recorded, up to their end."""
+        return self._recorder.kept - self._kept_before if self._recorder else 0
 
     @property
     def unused(self) -> tuple[Exchange, ...]:
@@ -68,9 +81,10 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             for pause in stream.head():
                 time.sleep(pause)
             return _played(chosen, stream)
-        inner = self._inner = self._inner or httpx.HTTPTransport(verify=verify_for(request.url))
-        assert isinstance(inner, httpx.BaseTransport), "a blocking client needs a blocking inner transport"
         with _unless_it_fails(chosen):
+            inner = self._inner = self._inner or httpx.HTTPTransport(verify=verify_for(request.url))
+            if not isinstance(inner, httpx.BaseTransport):
+                raise TypeError("a blocking client needs a blocking inner transport")
             response = inner.handle_request(plain(request))
             try:
                 return _recorded(response, chosen)
@@ -88,9 +102,10 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             for pause in stream.head():
                 await asyncio.sleep(pause)
             return _played(chosen, stream)
-        inner = self._inner = self._inner or httpx.AsyncHTTPTransport(verify=verify_for(request.url))
-        assert isinstance(inner, httpx.AsyncBaseTransport), "an async client needs an async inner transport"
         with _unless_it_fails(chosen):
+            inner = self._inner = self._inner or httpx.AsyncHTTPTransport(verify=verify_for(request.url))
+            if not isinstance(inner, httpx.AsyncBaseTransport):
+                raise TypeError("an async client needs an async inner transport")
             response = await inner.handle_async_request(plain(request))
             try:
                 return _recorded(response, chosen)
@@ -110,10 +125,9 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         path = request.url.raw_path.decode("ascii")
         headers = request.headers.multi_items()
         if self._selection is not None:
-            self._scrubber.learn(headers)
-            asked = self._scrubber.request(RecordedRequest.from_bytes(request.method, path, request.content))
+            asked = RecordedRequest.from_bytes(request.method, path, request.content)
             try:
-                return self._selection.take(asked)
+                return self._selection.take(asked, headers)
             except TapeMismatch as mismatch:
                 if self._recorder is None:
                     self._mismatches.append(mismatch)
@@ -146,10 +160,10 @@ class _PlayedStream(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for step in self._script:
+            # Also between pieces that are due at once, as a socket would: others run, and the task can be cancelled.
+            await asyncio.sleep(0 if isinstance(step, bytes) else step)
             if isinstance(step, bytes):
                 yield step
-            else:
-                await asyncio.sleep(step)
 
     def close(self) -> None:
         self._script.close()

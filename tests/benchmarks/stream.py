@@ -185,8 +185,8 @@ def main() -> None:
         reader.join()
         grown = after - before
         print(
-            f"memory    {arguments.memory_events:,} events, {text:,} characters: {grown / 2**20:.1f} MiB more at the peak, "
-            f"{grown / text:.1f} bytes a character"
+            f"memory    {arguments.memory_events:,} events, {text:,} characters: {grown / 2**20:.1f} MiB more at the "
+            f"peak, {grown / text:.1f} bytes a character"
         )
     server.terminate()
 

@@ -64,7 +64,7 @@ def good_replies() -> Iterator[Exchange]:
 
     text = f"<think>{say.LIGHT_THOUGHT}</think>\n\n{say.LIGHT_SOLUTION}"
     whole = stream("cut-anywhere", say.LIGHT, "pieces cut inside events, characters and tags").say(text).close()
-    yield recut(whole.exchange(), random_sizes(4, 200))
+    yield recut(whole.exchange(), random_sizes(37, 200))
 
     made = stream("reasoning-content", say.HEPTAGON, "the server split the reply: delta.reasoning_content")
     yield made.say(say.HEPTAGON_THOUGHT, field="reasoning_content").say(say.HEPTAGON_SOLUTION).close().exchange()

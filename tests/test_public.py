@@ -1,0 +1,452 @@
+"""The shape of the package: its public list, its two faces, and who imports whom."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import importlib
+import inspect
+import pickle
+import re
+import types
+import typing
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import run_child
+
+import phi4_http
+from phi4_http import aio, client, errors
+from phi4_http.cli.exits import CODES, exit_code
+from phi4_http.errors import LmsError, Phi4Error
+from phi4_http.events import Outcome, Reply
+
+PACKAGE = Path(phi4_http.__file__).parent
+MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py"))
+
+# fmt: off
+PUBLIC = [
+    "AsyncLMStudio", "AsyncPhi4", "AuthError", "ContextOverflow", "EmptyReply", "Event", "Finished", "InvalidRequest",
+    "LMStudio", "LoadFailed", "ModelInfo", "ModelLoading", "ModelNotFound", "NotLMStudio", "Outcome", "Phi4",
+    "Phi4Error", "Reply", "ReplyDecoder", "Revised", "SYSTEM_PROMPT", "ServerError", "ServerUnreachable", "Solution",
+    "SolutionTruncated", "Stats", "StreamCut", "Thinking", "ThinkSplitter", "Thought", "ThoughtUnclosed", "Timeouts",
+    "ToolCall", "Usage",
+]
+# fmt: on
+each_name = pytest.mark.parametrize("name", PUBLIC)
+
+
+# --- the public list --------------------------------------------------------------------------------------------------
+
+
+def test_the_public_names_are_these() -> None:
+    """A name that comes or goes is a decision, so it is written down here too."""
+    assert sorted(phi4_http.__all__) == sorted(PUBLIC)
+
+
+def test_a_star_brings_the_public_names_and_nothing_else() -> None:
+    """`from phi4_http import *` finds every one of them."""
+    found: dict[str, Any] = {}
+    exec("from phi4_http import *", found)
+    assert sorted(set(found) - {"__builtins__"}) == sorted(PUBLIC)
+
+
+@each_name
+def test_a_public_name_is_found_and_listed(name: str) -> None:
+    """By attribute and by `dir`, and it is the very same object each time."""
+    assert getattr(phi4_http, name) is getattr(phi4_http, name)
+    assert name in dir(phi4_http)
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    """With the package and the name in it, as Python's own."""
+    with pytest.raises(AttributeError, match=r"module 'phi4_http' has no attribute 'nope'"):
+        phi4_http.nope  # noqa: B018  # that it raises is the claim
+
+
+def test_a_type_checker_sees_the_same_names() -> None:
+    """The imports under TYPE_CHECKING are those of the table, each from the module that the table names."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imports = [
+        (node.module, alias.name, alias.asname)
+        for branch in tree.body
+        if isinstance(branch, ast.If)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert sorted(imports) == sorted((phi4_http._HOME[name], name, name) for name in PUBLIC)
+
+
+def members(of: type) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(of).items():
+        if not name.startswith("_") and isinstance(value, (types.FunctionType, property, classmethod, staticmethod)):
+            yield f"{of.__name__}.{name}", value
+
+
+@each_name
+def test_a_public_name_is_documented(name: str) -> None:
+    """Every class and its public methods have a docstring of their own; a constant or alias has a text below it."""
+    value = getattr(phi4_http, name)
+    if not isinstance(value, type):
+        home = (PACKAGE / f"{phi4_http._HOME[name]}.py").read_text(encoding="utf-8")
+        assert re.search(rf'^{name}\b[^"]*=.*?\n"""', home, re.MULTILINE | re.DOTALL), f"no text below {name}"
+        return
+    assert value.__doc__, name
+    if dataclasses.is_dataclass(value):
+        assert not value.__doc__.startswith(f"{name}("), f"{name} has only the docstring that dataclass made"
+    assert not [full for full, member in members(value) if not inspect.getdoc(member)]
+
+
+def test_the_package_is_typed_and_has_its_version() -> None:
+    """`py.typed` is there; `__version__` is that of the distribution, where it is installed."""
+    assert (PACKAGE / "py.typed").is_file()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", phi4_http.__version__)
+    try:
+        installed = version("phi4_http")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    assert installed == phi4_http.__version__
+
+
+def definitions(of: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
+    """The public classes and functions of a module, and the public methods of those classes."""
+    for node in of.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from ((f"{node.name}.{name}", inner) for name, inner in definitions(node))
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if "/" not in file or file.startswith("cli/")])
+def test_a_module_and_everything_public_in_it_is_documented(file: str) -> None:
+    """The module, its classes, functions and methods each have a docstring."""
+    tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+    bare = [name for name, node in definitions(tree) if not ast.get_docstring(node)]  # type: ignore[arg-type]
+    assert (ast.get_docstring(tree) is not None or file == "__main__.py", bare) == (True, [])
+
+
+# --- the two faces ----------------------------------------------------------------------------------------------------
+
+TWINS = [
+    (client.LMStudio, aio.AsyncLMStudio),
+    (client.Phi4, aio.AsyncPhi4),
+    (client.ReplyStream, aio.AsyncReplyStream),
+]
+each_twin = pytest.mark.parametrize(("blocking", "awaited"), TWINS, ids=["LMStudio", "Phi4", "ReplyStream"])
+RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "close": "aclose"}
+
+
+@each_twin
+def test_both_faces_have_the_same_names_in_the_same_order(blocking: type, awaited: type) -> None:
+    """But for the names that Python itself gives another form, and `aclose`."""
+    own = [[name for name in vars(kind) if callable_or_property(kind, name)] for kind in (blocking, awaited)]
+    assert [RENAMED.get(name, name) for name in own[0]] == own[1]
+
+
+def callable_or_property(kind: type, name: str) -> bool:
+    return isinstance(vars(kind)[name], (types.FunctionType, property))
+
+
+def plain(text: str) -> str:
+    """A signature or docstring of the async face in the words of the other."""
+    for theirs, ours in (
+        (r"\bAsync(?=[A-Z])", ""),
+        (r"\basync (?=with|for)", ""),
+        (r"\bawait `aclose`", "call `close`"),
+        (r"the tasks of one event loop", "threads"),
+    ):
+        text = re.sub(theirs, ours, text)
+    return text
+
+
+@each_twin
+def test_both_faces_have_the_same_signatures_and_docstrings(blocking: type, awaited: type) -> None:
+    """Parameters, kinds, defaults, annotations and words are the same, but for what is awaited."""
+    assert plain(inspect.getdoc(awaited) or "") == inspect.getdoc(blocking)
+    for name in [name for name in vars(blocking) if callable_or_property(blocking, name)]:
+        one, other = getattr(blocking, name), getattr(awaited, RENAMED.get(name, name))
+        assert plain(inspect.getdoc(other) or "") == (inspect.getdoc(one) or ""), name
+        if not isinstance(one, property) and not name.startswith("_iter"):
+            assert plain(str(inspect.signature(other))) == str(inspect.signature(one)), name
+
+
+def test_both_modules_have_the_same_classes() -> None:
+    """No class of one face is missing in the other."""
+    names = [
+        [
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__
+        ]
+        for module in (client, aio)
+    ]
+    assert [f"Async{name}" for name in names[0]] == names[1]
+
+
+# --- who imports whom -------------------------------------------------------------------------------------------------
+
+PURE = [
+    *("errors", "events", "filters", "thinking", "models", "phi4"),
+    *("parameters", "answers", "wire", "reply", "conversation"),
+]
+"""Logic without input or output."""
+FLOWS = ["flow", "endpoints"]
+"""Steps, which others do."""
+FACES = ["connection", "client", "aio"]
+
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "events": {"errors"},
+    "filters": set(),
+    "thinking": {"errors", "events", "filters"},
+    "models": set(),
+    "phi4": {"models"},
+    "parameters": {"errors"},
+    "answers": {"events"},
+    "wire": {"errors", "answers"},
+    "reply": {"answers", "errors", "events", "thinking", "wire"},
+    "conversation": {"errors", "phi4", "thinking"},
+    "flow": {"errors"},
+    "endpoints": {"answers", "conversation", "errors", "flow", "models", "parameters", "phi4", "wire"},
+    "connection": {"errors", "flow", "wire"},
+}
+"""What each module may import of the package: one way, from the pure ones to those with I/O."""
+
+HARMLESS = {
+    *("__future__", "abc", "collections", "dataclasses", "difflib", "enum", "functools", "io", "itertools", "json"),
+    *("logging", "math", "re", "time", "types", "typing", "typing_extensions", "urllib.parse", "contextlib"),
+}
+"""What of the standard library can neither read nor send. `io` is for `StringIO`, `time` for its clock."""
+
+
+class _AtRunTime(ast.NodeTransformer):
+    """Takes out what is imported for a type checker alone."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports at run time, anywhere in it; a relative one as `.name`."""
+    found = set()
+    for node in ast.walk(_AtRunTime().visit(ast.parse(file.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.module is None:
+                found |= {"." * node.level + alias.name for alias in node.names}
+            else:
+                found.add("." * node.level + node.module)
+    return found
+
+
+def own_imports(name: str) -> set[str]:
+    return {found.lstrip(".").split(".")[0] for found in imported(PACKAGE / f"{name}.py") if found.startswith(".")}
+
+
+@pytest.mark.parametrize("name", [*PURE, *FLOWS])
+def test_logic_imports_no_input_or_output(name: str) -> None:
+    """A pure module or a flow imports nothing that could read a file, open a socket or start a process."""
+    foreign = {found for found in imported(PACKAGE / f"{name}.py") if not found.startswith(".")}
+    assert not {found for found in foreign if found not in HARMLESS and found.split(".")[0] not in HARMLESS}
+
+
+def test_the_check_of_imports_can_fail(tmp_path: Path) -> None:
+    """An import inside a function, under a condition or by another form is seen."""
+    file = tmp_path / "x.py"
+    file.write_text(
+        "def f():\n    import httpx\nif 1:\n    from os import path as p\nfrom . import client\nfrom .aio import x\n"
+        "if TYPE_CHECKING:\n    import socket\n"
+    )
+    assert imported(file) == {"httpx", "os", ".client", ".aio"}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_imports_run_one_way(name: str) -> None:
+    """Each module takes only from those before it."""
+    assert own_imports(name) <= ALLOWED[name]
+
+
+def test_the_map_of_imports_has_no_circle() -> None:
+    """Nobody can be reached from itself."""
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        ready = {name for name, needs in ALLOWED.items() if needs <= done} - done
+        assert ready, f"a circle in {set(ALLOWED) - done}"
+        done |= ready
+
+
+def test_only_these_modules_import_httpx() -> None:
+    """The faces, what they share, and the tapes."""
+    users = {name for name in MODULES if any("httpx" in found for found in imported(PACKAGE / name))}
+    assert {name for name in users if not name.startswith("tape/")} == {f"{name}.py" for name in FACES}
+
+
+def test_nothing_imports_the_command_line() -> None:
+    """It stands at the end."""
+    users = {name for name in MODULES if "cli" in {f.lstrip(".").split(".")[0] for f in imported(PACKAGE / name)}}
+    assert users == {"__main__.py"}
+
+
+# --- what an import costs ---------------------------------------------------------------------------------------------
+
+
+def loaded(code: str) -> set[str]:
+    """What is in `sys.modules` of a new interpreter after this code."""
+    ran = run_child("-c", f"import sys\n{code}\nprint(*sys.modules)", python=True)
+    assert ran.code == 0, ran.err
+    return set(ran.out.split("\n")[-2].split())
+
+
+HEAVY = {"httpx", "httpx_sse", "httpcore", "anyio", "h11", "asyncio", "ssl"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import phi4_http",
+        "from phi4_http import ThinkSplitter, ReplyDecoder, SYSTEM_PROMPT, Reply, ContextOverflow, ModelInfo",
+        "import phi4_http.cli",
+    ],
+)
+def test_a_part_that_needs_no_httpx_does_not_import_it(code: str) -> None:
+    """The package itself, its pure names, and the parser of the command line come without it."""
+    assert not loaded(code) & HEAVY
+
+
+def test_a_client_brings_httpx() -> None:
+    """The check above can fail."""
+    assert loaded("from phi4_http import LMStudio") >= {"httpx", "httpx_sse"}
+
+
+@pytest.mark.parametrize("line", [["--help"], ["ask", "--help"], ["split", "--json"], ["--version"]])
+def test_help_and_split_run_without_httpx(line: list[str]) -> None:
+    """On the command line too: what needs no server loads no client."""
+    code = f"""
+import atexit, runpy
+atexit.register(lambda: print(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr))
+sys.argv = ["phi4_http", *{line!r}]
+runpy.run_module("phi4_http", run_name="__main__")"""
+    ran = run_child("-c", f"import sys{code}", python=True, stdin=b"<think>a</think>b")
+    assert (ran.code, ran.err.strip()) == (0, "")
+    assert ran.out
+
+
+# --- errors and values ------------------------------------------------------------------------------------------------
+
+
+def every_error() -> list[type[Phi4Error]]:
+    found, waiting = [], [Phi4Error]
+    while waiting:
+        kind = waiting.pop()
+        found.append(kind)
+        waiting += [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
+    return sorted(set(found), key=lambda kind: kind.__name__)
+
+
+def drawn() -> dict[str, str]:
+    """The tree in the docstring of `errors`: each name with that of its parent."""
+    parents, above = {}, {-1: ""}
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"^    ([│├└─ ]*)(\w+)(?: +\(also \w+\))?(?: {2,}.*)?$", line)
+        if found:
+            depth = len(found[1]) // 4
+            parents[found[2]] = above[depth - 1]
+            above[depth] = found[2]
+    return parents
+
+
+def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
+    """The docstring of `errors` draws every class of it under its parent."""
+    real = {kind.__name__: kind.__mro__[1].__name__ if kind is not Phi4Error else "" for kind in every_error()}
+    assert drawn() == real
+
+
+EXAMPLES: dict[str, Any] = {
+    "problem": "a problem",
+    "settings": ("gpu",),
+    "way": "rest",
+    "url": "http://127.0.0.1:1234",
+    "reason": "it was so",
+    "message": "it broke",
+    "finish_reason": "length",
+    "asked": 8192,
+    "loaded": 4096,
+    "identifier": "phi",
+    "waited": 3.0,
+    "tried": ("/usr/bin/lms",),
+    "arguments": ("ps", "--json"),
+    "exit_code": 1,
+    "seconds": 60.0,
+    "needed": 9137,
+    "limit": 8192,
+}
+
+
+def example(kind: type[Phi4Error]) -> Phi4Error:
+    reply = Reply(Outcome.CUT, None, False, "so far", "so far")
+    wanted = inspect.signature(kind).parameters
+    arguments: dict[str, Any] = {name: EXAMPLES[name] for name in wanted if name in EXAMPLES}
+    if "partial" in wanted:
+        arguments["partial"] = reply
+    return kind(**arguments)
+
+
+@pytest.mark.parametrize("kind", every_error())
+def test_an_error_makes_its_sentence_and_travels_between_processes(kind: type[Phi4Error]) -> None:
+    """One line, of facts that are attributes; pickled and back, nothing is lost."""
+    error = example(kind)
+    if kind not in (Phi4Error, LmsError):  # which are never raised themselves
+        assert str(error).strip()
+        assert "\n" not in str(error)
+        assert "None" not in str(error)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert (str(again), again.facts, again.partial) == (str(error), error.facts, error.partial)
+    assert "partial" not in error.facts
+
+
+def values() -> list[type]:
+    return [
+        value
+        for name in PUBLIC
+        if isinstance(value := getattr(phi4_http, name), type) and dataclasses.is_dataclass(value)
+    ]
+
+
+@pytest.mark.parametrize("kind", values())
+def test_a_public_value_is_frozen(kind: type) -> None:
+    """It can't be changed, and has no room for what it does not have."""
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]  # every dataclass has them
+    assert "__slots__" in vars(kind)
+
+
+def test_outcomes_are_texts() -> None:
+    """They print as the design's table names them, and compare with those names."""
+    assert issubclass(Outcome, enum.Enum)
+    assert {str(outcome): outcome for outcome in Outcome} == {outcome.value: outcome for outcome in Outcome}
+    assert Outcome.COMPLETE == "complete"  # type: ignore[comparison-overlap]  # it is a text, too
+
+
+def test_the_type_of_events_names_all_of_them() -> None:
+    """`Event` is the union of what a stream yields."""
+    assert {kind.__name__ for kind in typing.get_args(phi4_http.Event)} == {
+        "Thinking",
+        "Thought",
+        "Solution",
+        "Revised",
+        "Finished",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(error.__name__ for error in every_error() if error.__name__ in PUBLIC))
+def test_every_public_error_has_an_exit_code(name: str) -> None:
+    """On the command line none of them is an unexpected one."""
+    kind = getattr(errors, name)
+    if kind is not Phi4Error:
+        assert exit_code(example(kind)) in set(CODES) - {0, 1}
