@@ -1,4 +1,4 @@
-"""The async face: `AsyncLMStudio`, `AsyncPhi4` and the stream of a reply, for asyncio.
+"""The async face: `AsyncLMStudio`, `AsyncPhi4`, `AsyncChat` and the stream of a reply, for asyncio.
 
 The same names in the same order as in `client`, awaited; a test holds the two against each other.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
 
-from . import endpoints
+from . import endpoints, structured
 from .answers import ChatCompletion, Completion, Embeddings
+from .asking import Counted, Prepared, Settings, System, plain
 from .connection import (
     DEFAULT_URL,
     Timeouts,
@@ -29,18 +30,23 @@ from .connection import (
     translated,
     transport_options,
 )
-from .endpoints import PhiSettings
-from .errors import Phi4Error
+from .conversation import Conversation
+from .counting import Counter, Message
+from .errors import NoJson, Phi4Error
 from .events import Event, Reply
-from .flow import Answer, Flow, Http, Sleep, Step, arun, ready
+from .flow import Answer, Flow, Http, Sleep, Step, arun
 from .models import ModelInfo
 from .parameters import check
-from .reply import ReplyProgress
+from .probing import Probe
+from .progress import ReplyProgress, Turn
+from .reply import ReplyDecoder
+from .rescue import Rescue
+from .structured import JsonReply
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from .parameters import Parameters
+    from .parameters import AskParameters, Parameters
 
 T = TypeVar("T")
 
@@ -143,7 +149,7 @@ class AsyncLMStudio:
         **parameters: Unpack[Parameters],
     ) -> AsyncReplyStream:
         """A chat completion as it comes, thought and solution told apart."""
-        body = ready(endpoints.chat_body(model, messages, parameters))
+        body = plain(endpoints.chat_body(model, messages, parameters))
         return AsyncReplyStream(self, endpoints.path(api, "chat/completions"), body, opener=opener, closer=closer)
 
     def stream_complete(
@@ -157,7 +163,7 @@ class AsyncLMStudio:
         **parameters: Unpack[Parameters],
     ) -> AsyncReplyStream:
         """The continuation of a raw prompt as it comes. `opener="assumed"` where the prompt ends inside a thought."""
-        body = ready(endpoints.completion_body(model, prompt, parameters))
+        body = plain(endpoints.completion_body(model, prompt, parameters))
         return AsyncReplyStream(self, endpoints.path(api, "completions"), body, opener=opener, closer=closer)
 
     # Flows
@@ -203,19 +209,27 @@ class AsyncReplyStream(ReplyProgress):
     `ServerUnreachable`, each with what had arrived in `partial`.
     """
 
-    def __init__(self, client: AsyncLMStudio, path: str, body: Flow[dict[str, Any]], **reading: Any) -> None:
-        super().__init__(client.url + path, reading)
+    def __init__(
+        self, client: AsyncLMStudio, path: str, prepared: Flow[Prepared], turn: Turn | None = None, **reading: Any
+    ) -> None:
+        super().__init__(client.url + path, reading, turn)
         self._client = client
         self._path = path
-        self._body = body
+        self._preparing = prepared
         self._response: httpx.Response | None = None
         self._events: AsyncGenerator[Event, None] | None = None
 
     async def __aenter__(self) -> Self:
         self._begin()
-        body = endpoints.streamed(await self._client.run(self._body))
-        self._start()
-        self._response = response = await self._client.open(Http("POST", self._path, body, slow=True))
+        prepared = await self._client.run(self._preparing)
+        self._start(prepared)
+        self._response = await self._open(self._path, prepared.body)
+        self._events = self._iterate(prepared)
+        self._streaming = True
+        return self
+
+    async def _open(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        response = await self._client.open(Http("POST", path, endpoints.streamed(body), slow=True))
         try:
             if not is_stream(response):
                 with translated(self._url):
@@ -226,14 +240,12 @@ class AsyncReplyStream(ReplyProgress):
         except BaseException:
             await response.aclose()
             raise
-        self._events = self._iterate(response)
-        return self
+        return response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._decoder is not None:
-            self._decoder.cancel(time.monotonic())
+        self._over()
         if self._events is not None:
             await self._events.aclose()
         if self._response is not None:
@@ -248,27 +260,50 @@ class AsyncReplyStream(ReplyProgress):
             pass
         return self.result
 
-    async def _iterate(self, response: httpx.Response) -> AsyncGenerator[Event, None]:
+    async def _iterate(self, prepared: Prepared) -> AsyncGenerator[Event, None]:
         decoder = self._decoder
         assert decoder is not None
-        decoder.request_id = response.headers.get("x-request-id")
         fault: Phi4Error | None = None
         try:
+            async with contextlib.aclosing(self._iterate_part(decoder)) as events:
+                async for event in events:
+                    yield event
+            if decoder.wants_answer:
+                prompt = await self._client.run(prepared.raw_prompt(counted=decoder.counted))
+                body = prepared.continued(decoder.continued(prompt.text))
+                self._response = await self._open(endpoints.path("v1", "completions"), body)
+                for event in decoder.answer(
+                    time.monotonic(),
+                    template=prompt.template,
+                    prompt_tokens=prompt.tokens,
+                    requests=prompt.requests,
+                ):
+                    yield event
+                async with contextlib.aclosing(self._iterate_part(decoder)) as events:
+                    async for event in events:
+                        yield event
+        except Phi4Error as error:
+            fault = error
+        for event in decoder.close(time.monotonic(), fault):
+            yield event
+        if decoder.error is not None:
+            raise decoder.error
+
+    async def _iterate_part(self, decoder: ReplyDecoder) -> AsyncGenerator[Event, None]:
+        """The events of one response, up to its end or to where it is to be left."""
+        response = self._response
+        assert response is not None
+        decoder.request_id = response.headers.get("x-request-id")
+        try:
             with translated(self._url, streaming=True):
-                source = event_source(response, self._client.timeouts).aiter_sse()
-                async with contextlib.aclosing(source):
+                async with contextlib.aclosing(event_source(response, self._client.timeouts).aiter_sse()) as source:
                     async for sse in source:
                         for event in decoder.feed(sse.data, sse.event, time.monotonic()):
                             yield event
                         if decoder.done:
                             break
-        except Phi4Error as error:
-            fault = error
-        await response.aclose()
-        for event in decoder.close(time.monotonic(), fault):
-            yield event
-        if decoder.error is not None:
-            raise decoder.error
+        finally:
+            await response.aclose()
 
 
 class AsyncPhi4:
@@ -276,7 +311,9 @@ class AsyncPhi4:
 
     Without a `client`, it makes one for the default address, and closes it. Without a `model`, the server's own
     Phi-4-reasoning-plus is found at the first request, a loaded one first. `instructions` are appended to the system
-    prompt; further parameters are those of every request (see `Parameters`).
+    prompt. `system="omit"` leaves the system message out, for a template that puts in the model's prompt itself;
+    `"auto"` finds out with `probe`. `reserve` is tokens kept free for the reply, beside a history; `counter` counts
+    tokens in the server's stead. Further parameters are those of every request (see `Parameters` and `Rescue`).
     """
 
     def __init__(
@@ -287,9 +324,15 @@ class AsyncPhi4:
         instructions: str | None = None,
         opener: Literal["auto", "assumed"] = "auto",
         closer: Literal["last", "first"] = "last",
+        system: System = "send",
+        reserve: int | None = None,
+        counter: Callable[[Sequence[Message]], int] | Counter | None = None,
+        rescue: Rescue | None = None,
         **parameters: Unpack[Parameters],
     ) -> None:
-        self._settings = PhiSettings(model, instructions, opener, closer, check(parameters))
+        self._settings = Settings(
+            model, instructions, opener, closer, system, reserve, counter, rescue or Rescue(), check(parameters)
+        )
         self._owned = client is None
         self.client = client or AsyncLMStudio()
 
@@ -313,14 +356,13 @@ class AsyncPhi4:
         history: Iterable[Mapping[str, Any]] = (),
         instructions: str | None = None,
         model: str | None = None,
-        **parameters: Unpack[Parameters],
+        **parameters: Unpack[AskParameters],
     ) -> AsyncReplyStream:
         """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first.
 
         Raises InvalidRequest, before anything is sent, for what can't be sent.
         """
-        body = self._settings.body(prompt, history, instructions, model, parameters)
-        return AsyncReplyStream(self.client, endpoints.path("v1", "chat/completions"), body, **self._settings.reading)
+        return self._stream(prompt, Conversation(history), instructions, model, parameters)
 
     async def ask(
         self,
@@ -329,8 +371,115 @@ class AsyncPhi4:
         history: Iterable[Mapping[str, Any]] = (),
         instructions: str | None = None,
         model: str | None = None,
-        **parameters: Unpack[Parameters],
+        **parameters: Unpack[AskParameters],
     ) -> Reply:
         """Ask, and return the whole reply. Raises what a stream raises."""
         async with self.stream(prompt, history=history, instructions=instructions, model=model, **parameters) as reply:
             return await reply.read()
+
+    async def ask_json(
+        self,
+        prompt: str,
+        schema: Mapping[str, Any],
+        *,
+        repair: bool = False,
+        history: Iterable[Mapping[str, Any]] = (),
+        instructions: str | None = None,
+        model: str | None = None,
+        **parameters: Unpack[AskParameters],
+    ) -> JsonReply:
+        """Ask for JSON that fits a schema, and take it out of the solution: the model still thinks first.
+
+        `repair` asks once more, with what was wrong, before giving up. Raises NoJson, with the text.
+        """
+        chat = AsyncChat(self, Conversation(history), instructions, model)
+        asked = structured.request(prompt, schema)
+        reply = await chat.ask(asked, **parameters)
+        try:
+            return structured.read(reply, schema)
+        except NoJson as error:
+            if not repair:
+                raise
+            again = structured.repair(asked, error)
+        return structured.read(await chat.ask(again, **parameters), schema, repaired=True)
+
+    def chat(
+        self,
+        history: Iterable[Mapping[str, Any]] = (),
+        *,
+        instructions: str | None = None,
+        model: str | None = None,
+    ) -> AsyncChat:
+        """A conversation: each turn sees what of the earlier ones fits in the context."""
+        return AsyncChat(self, Conversation(history), instructions, model)
+
+    async def probe(self, model: str | None = None) -> Probe:
+        """What the server does with the system message: four requests of one token, once for each model."""
+        return await self.client.run(self._settings.probe(model))
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        """Tokens that the model is loaded with; None where the server does not tell."""
+        return await self.client.run(self._settings.context_length(model))
+
+    async def count(
+        self,
+        prompt: str | None = None,
+        *,
+        history: Iterable[Mapping[str, Any]] = (),
+        instructions: str | None = None,
+        model: str | None = None,
+    ) -> Counted:
+        """The exact tokens of a prompt, or of a history, as they would be sent, and how many requests that took."""
+        return await self.client.run(self._settings.count(prompt, Conversation(history), instructions, model))
+
+    def _stream(
+        self,
+        prompt: str,
+        conversation: Conversation,
+        instructions: str | None,
+        model: str | None,
+        parameters: Mapping[str, Any],
+    ) -> AsyncReplyStream:
+        prepared = self._settings.prepare(
+            prompt, conversation=conversation, instructions=instructions, model=model, parameters=parameters
+        )
+        reading = self._settings.reading(conversation)
+        path = endpoints.path("v1", "chat/completions")
+        return AsyncReplyStream(self.client, path, prepared, Turn(conversation, prompt), **reading)
+
+
+class AsyncChat:
+    """A conversation with Phi-4-reasoning-plus. What a turn leaves in the history is told in `conversation`.
+
+    `history` is all of it, also what no longer fits: `reply.dropped` says what was not sent.
+    """
+
+    def __init__(
+        self, phi: AsyncPhi4, conversation: Conversation, instructions: str | None = None, model: str | None = None
+    ) -> None:
+        self._phi = phi
+        self._conversation = conversation
+        self._instructions = instructions
+        self._model = model
+
+    @property
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        """Messages with role and content, oldest first."""
+        return tuple(self._conversation.history)
+
+    def clear(self) -> None:
+        """Forget the history."""
+        self._conversation.clear()
+
+    def stream(self, prompt: str, **parameters: Unpack[AskParameters]) -> AsyncReplyStream:
+        """The next turn, as it comes. It is in the history once the block is left."""
+        return self._phi._stream(prompt, self._conversation, self._instructions, self._model, parameters)
+
+    async def ask(self, prompt: str, **parameters: Unpack[AskParameters]) -> Reply:
+        """The next turn, whole."""
+        async with self.stream(prompt, **parameters) as reply:
+            return await reply.read()
+
+    async def count(self) -> Counted:
+        """The exact tokens of the history, and how many requests that took. Raises InvalidRequest where it is empty."""
+        return await self._phi.count(history=self.history, instructions=self._instructions, model=self._model)

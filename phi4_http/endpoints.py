@@ -10,16 +10,14 @@ import difflib
 import logging
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from .answers import ChatCompletion, Completion, Embeddings, parse_chat, parse_completion, parse_embeddings
-from .conversation import build_messages
 from .errors import AuthError, InvalidRequest, ModelNotFound, NotLMStudio, ServerError
-from .flow import Answer, Flow, Http, ready
+from .flow import Answer, Flow, Http
 from .models import ModelInfo, parse_openai_models, parse_v0_model, parse_v0_models
 from .parameters import check
-from .phi4 import MODEL_KEY, SAMPLING, choose_model
+from .phi4 import MODEL_KEY, choose_model
 from .wire import read_json
 
 log = logging.getLogger("phi4_http")
@@ -126,7 +124,7 @@ def embed(model: str, texts: str | Sequence[str], api: Api, extra: Mapping[str, 
     """Vectors for one text or several."""
     if not texts or not all(isinstance(text, str) and text for text in ([texts] if isinstance(texts, str) else texts)):
         raise InvalidRequest("embeddings take a text, or a list of texts, none of them empty")
-    body = {"model": _named(model), "input": texts if isinstance(texts, str) else list(texts), **extra}
+    body = {"model": check_model(model), "input": texts if isinstance(texts, str) else list(texts), **extra}
     return (yield from _post(path(api, "embeddings"), body, parse_embeddings))
 
 
@@ -138,14 +136,14 @@ def chat_body(model: str, messages: Messages, parameters: Mapping[str, Any]) -> 
         raise InvalidRequest("messages takes a list of mappings with role and content")
     if not said:
         raise InvalidRequest("messages is empty")
-    return {"model": _named(model), "messages": [dict(message) for message in said], **check(parameters)}
+    return {"model": check_model(model), "messages": [dict(message) for message in said], **check(parameters)}
 
 
 def completion_body(model: str, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a completion. Raises InvalidRequest for what can't be sent."""
     if not isinstance(prompt, str) or not prompt:
         raise InvalidRequest("the prompt is empty")
-    return {"model": _named(model), "prompt": prompt, **check(parameters)}
+    return {"model": check_model(model), "prompt": prompt, **check(parameters)}
 
 
 def streamed(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,47 +151,8 @@ def streamed(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "stream": True, "stream_options": {"include_usage": True, **body.get("stream_options", {})}}
 
 
-@dataclass(frozen=True, slots=True)
-class PhiSettings:
-    """What goes with every request of one `Phi4`."""
-
-    model: str | None
-    instructions: str | None
-    opener: Literal["auto", "assumed"]
-    closer: Literal["last", "first"]
-    parameters: Mapping[str, Any]
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How a reply is to be split."""
-        return {"opener": self.opener, "closer": self.closer}
-
-    def body(
-        self,
-        prompt: str,
-        history: Iterable[Mapping[str, Any]],
-        instructions: str | None,
-        model: str | None,
-        parameters: Mapping[str, Any],
-    ) -> Flow[dict[str, Any]]:
-        """The body of a chat: the model's prompt and name, its sampling where the caller set no other.
-
-        What can be refused is refused here, before the flow's first step.
-        """
-        said = "\n\n".join(text for text in (self.instructions, instructions) if text)
-        messages = build_messages(prompt, history=history, instructions=said or None)
-        name = model or self.model
-        given = {field: value for field, value in parameters.items() if value is not None}
-        body = chat_body(name or MODEL_KEY, messages, {**SAMPLING, **self.parameters, **given})
-        return ready(body) if name else _with_model(body)
-
-
-def _with_model(body: dict[str, Any]) -> Flow[dict[str, Any]]:
-    model = yield from phi4_model()
-    return {**body, "model": model}
-
-
-def _named(model: str) -> str:
+def check_model(model: str) -> str:
+    """The name of a model, if it can be one. Raises InvalidRequest."""
     if not isinstance(model, str) or not model.strip():
         raise InvalidRequest("the model name is empty")
     return model

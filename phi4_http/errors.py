@@ -20,6 +20,8 @@
     │   ├── LmsFailed                      … ended with an error
     │   └── LmsTimeout                     … took too long and was ended
     ├── EmptyReply                         200, and no answer in it
+    ├── CannotContinue                     no known template makes this server's prompt: the thought can't be continued
+    ├── NoJson                             the solution holds no JSON value that fits
     ├── StreamCut                          the stream ended with no finish reason
     ├── ThoughtUnclosed                    on request: the model stopped inside its thought
     └── SolutionTruncated                  on request: the length limit came inside the solution
@@ -378,3 +380,42 @@ class SolutionTruncated(Phi4Error):
 
     def __str__(self) -> str:
         return "the solution was cut by the length limit: allow more with `max_tokens`, or load a longer context."
+
+
+class CannotContinue(Phi4Error):
+    """No known template, or more than one, makes the prompt that this server makes: its thought can't be continued.
+
+    `chat_tokens` is the prompt's count in a chat, `template_tokens` the count of each template's raw prompt, by name.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        chat_tokens: int | None,
+        template_tokens: dict[str, int | None],
+        partial: Reply | None = None,
+    ) -> None:
+        super().__init__(partial=partial)
+        self.model = model
+        self.chat_tokens = chat_tokens
+        self.template_tokens = template_tokens
+
+    def __str__(self) -> str:
+        seen = ", ".join(f"{name}: {tokens}" for name, tokens in self.template_tokens.items())
+        return (
+            f"the thought can't be continued: the server makes {self.chat_tokens} tokens of the chat, and no known "
+            f"template, or more than one, makes as many ({seen or 'none tried'})."
+        )
+
+
+class NoJson(Phi4Error):
+    """The solution, `text`, holds no JSON value that fits; `problem` says why not."""
+
+    def __init__(self, problem: str, *, text: str, partial: Reply | None = None) -> None:
+        super().__init__(partial=partial)
+        self.problem = problem
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"no JSON as asked for in the solution: {self.problem}. It says: {' '.join(self.text.split())[:200]}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .errors import SolutionTruncated, ThoughtUnclosed
 
@@ -91,6 +91,22 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Forced:
+    """A thought that was ended for the model, which then answered in a second request."""
+
+    reason: Literal["budget", "loop", "unclosed"]
+    """It had reached its budget, went round in circles, or the model had stopped inside it."""
+    thought_tokens: int
+    """Tokens of the thought when it was ended, as the stream's pieces count them."""
+    template: str
+    """Which template's prompt was continued."""
+    requests: int
+    """Requests of one token that finding the template took, beside the two of the reply."""
+    usage: tuple[Usage | None, Usage | None]
+    """What the server counted for either part; the first part of a stream that was closed has no count."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One reply, whole or as much as arrived: `outcome` tells which."""
 
@@ -112,6 +128,14 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     revisions: int = 0
     """How often text that had been shown as solution turned out to be thought."""
+    opener_swallowed: bool = False
+    """Whether the thought closed without having been opened."""
+    forced: Forced | None = None
+    """How the thought was ended for the model, if it was."""
+    dropped: tuple[Mapping[str, Any], ...] = ()
+    """Messages of the history that did not fit in the context and were not sent."""
+    notes: tuple[str, ...] = ()
+    """What is odd about this reply, in sentences."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the last chunks that this library does not know, as they came."""
 
@@ -140,6 +164,8 @@ class Thought:
 
     text: str
     closed: bool
+    forced: bool = False
+    """Whether it was ended for the model, which answers now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ def parse_openai_models(data: Any) -> tuple[ModelInfo, ...]:
     """The body of `GET /v1/models`. The state is unknown. Raises ValueError if it is no list of models.
 
     llama.cpp adds `meta`, which stays in `extra`: its `n_ctx` is the loaded context length, `n_ctx_train` the longest.
+    vLLM adds `max_model_len`, which is the loaded one.
     """
     return _each(_listed(data, "data"), "data", _openai_model)
 
@@ -203,7 +204,7 @@ def _openai_model(fields: _Fields) -> ModelInfo:
     return ModelInfo(
         id=fields.name("id"),
         max_context_length=context.count("n_ctx_train"),
-        loaded_context_length=context.count("n_ctx"),
+        loaded_context_length=context.count("n_ctx") or fields.count("max_model_len"),
         size_bytes=context.count("size"),
         extra=fields.rest("object"),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .errors import InvalidRequest
 
@@ -42,6 +42,17 @@ class Parameters(TypedDict, total=False):
     stream_options: Mapping[str, Any]
     extra: Mapping[str, Any]
     """Further fields of the body, as they are."""
+
+
+class AskParameters(Parameters, total=False):
+    """Parameters of a question to Phi-4-reasoning-plus: see `Rescue` for the further ones."""
+
+    thinking_budget: int
+    """Tokens of thought after which it is ended for the model, which then answers."""
+    on_unclosed: Literal["return", "answer"]
+    on_loop: Literal["ignore", "answer"]
+    loop_repeats: int
+    notice: str
 
 
 def _number(value: Any) -> bool:

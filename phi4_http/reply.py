@@ -8,26 +8,26 @@ alone, a clean end alone, or a 200 alone are each seen on failures.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Any, Literal
 
-from .answers import count, json_text, parse_tool_call, parse_usage, text_of
+from .answers import json_text, parse_tool_call, parse_usage, text_of
 from .errors import (
+    CannotContinue,
     ContextOverflow,
     EmptyReply,
-    InvalidRequest,
     NotLMStudio,
     Phi4Error,
     ServerUnreachable,
     SilentOverflow,
     StreamCut,
 )
-from .events import Event, Finished, Outcome, Reply, Revised, Solution, Stats, TextEvent, Thinking, Thought, Usage
+from .events import Event, Finished, Forced, Outcome, Reply, TextEvent, Thinking, Thought, Usage
+from .rescue import Rescue, ThoughtWatch
 from .thinking import ThinkSplitter
-from .wire import failure, refusal
-
-T = TypeVar("T")
+from .timing import Clock
+from .wire import failure
 
 # What `json.loads` does around it takes as long as a small chunk does.
 _decode_json = json.JSONDecoder().raw_decode
@@ -44,7 +44,9 @@ class ReplyDecoder:
 
     `feed` takes the data of one server-sent event, `close` the end of the stream; both return events. After `close`,
     `reply` is the result and `error` what is to be raised, or None. `done` says that nothing more needs to be read.
-    `started` and every `at` are seconds on one monotonic clock.
+    `started` and every `at` are seconds on one monotonic clock. A reply may have two parts: where `wants_answer` is
+    set when the first one's stream is over, `answer` begins the second. `expects_thought` makes a reply without one
+    say so in its notes.
     """
 
     def __init__(
@@ -55,10 +57,18 @@ class ReplyDecoder:
         opener: Literal["auto", "assumed"] = "auto",
         closer: Literal["last", "first"] = "last",
         profile: str = "phi",
+        rescue: Rescue | None = None,
+        expects_thought: bool = False,
     ) -> None:
+        self._rescue = rescue or Rescue()
+        self._watch = ThoughtWatch(self._rescue) if self._rescue.watches else None
+        self._end_because: Literal["budget", "loop", "unclosed"] | None = None
+        self._forced: Forced | None = None
+        self._expects_thought = expects_thought
+        self.dropped: tuple[Mapping[str, Any], ...] = ()
         self._splitter = ThinkSplitter(opener=opener, closer=closer, profile=profile)
         self._url = url
-        self._clock = _Clock(started)
+        self._clock = Clock(started)
         self._id: str | None = None
         self._model: str | None = None
         self._finish_reason: str | None = None
@@ -88,6 +98,14 @@ class ReplyDecoder:
         # Nearly always one more delta of the kind that is running.
         if len(events) != 1 or type(events[0]) is not self._clock.running:
             self._clock.note(events, at)
+        if self._watch is not None and self._forced is None:
+            self._follow(events, self._watch)
+        return self._marked(events)
+
+    def _marked(self, events: list[TextEvent]) -> list[Event]:
+        """The same events; a Thought says if it was forced."""
+        if self._forced is not None:
+            events = [replace(event, forced=True) if isinstance(event, Thought) else event for event in events]
         return events  # type: ignore[return-value]  # a list of some of its members
 
     def _read(self, data: str, event: str) -> dict[str, Any] | None:
@@ -189,6 +207,73 @@ class ReplyDecoder:
                 for name in ("name", "arguments"):
                     call["function"][name] += json_text(function.get(name))
 
+    # A thought that does not end by itself
+
+    def _follow(self, events: list[TextEvent], watch: ThoughtWatch) -> None:
+        for event in events:
+            if isinstance(event, Thinking) and self._end_because is None:
+                self._end_because = watch.note(event.text)
+        if self._end_because is not None:
+            # A thought that closed within the same chunk has ended by itself.
+            self.done, self._end_because = (True, self._end_because) if self._splitter.thinking else (self.done, None)
+
+    @property
+    def wants_answer(self) -> bool:
+        """Whether the stream is over, the thought is not, and the model is to go on to its answer."""
+        if self._forced is not None or self.error is not None or not self._splitter.thinking:
+            return False
+        if self._end_because is None and self._finish_reason is not None and self._rescue.on_unclosed == "answer":
+            self._end_because = "unclosed" if self._splitter.thought else None
+        return self._end_because is not None
+
+    @property
+    def counted(self) -> bool:
+        """Whether the server has counted the tokens of what came so far."""
+        return self._usage is not None and bool(self._usage.prompt_tokens)
+
+    def continued(self, prompt: str) -> str:
+        """The prompt, what the model has written, and the end of its thought: its answer goes on from here."""
+        written = self._splitter.written_after(prompt)
+        return f"{prompt}{written}{self._last_words}{self._splitter.closing_tag}\n\n"
+
+    @property
+    def _last_words(self) -> str:
+        return f"{self._rescue.notice}\n"
+
+    def answer(self, at: float, *, template: str, prompt_tokens: int | None, requests: int) -> list[Event]:
+        """The second part begins: the thought is ended, and text that comes now is the answer. The rest is facts of the
+        first part's prompt: see `Forced`."""
+        assert self._end_because is not None
+        tokens = self._watch.tokens if self._watch else 0
+        first = self._usage if self.counted else None
+        if first is None and prompt_tokens is not None:
+            first = Usage(prompt_tokens=prompt_tokens)
+        if first is not None and first.completion_tokens:
+            tokens = first.completion_tokens
+        self._forced = Forced(self._end_because, tokens, template, requests, (first, None))
+        self._usage = self._finish_reason = None
+        self._width, self.done, self._saw_data = -1, False, False
+        events = self._splitter.end_thought(self._last_words)
+        self._clock.note(events, at)
+        return events  # type: ignore[return-value]  # a list of some of its members
+
+    def _both_parts(self) -> tuple[Usage | None, Forced | None]:
+        """Token counts of the whole reply: the second prompt holds the first part, so their difference counts it."""
+        forced, second = self._forced, self._usage
+        if forced is None:
+            return second, None
+        first = forced.usage[0]
+        forced = replace(forced, usage=(first, second))
+        if second is None or second.completion_tokens is None:
+            return first, forced
+        prompt = first.prompt_tokens if first else None
+        thought = (first.completion_tokens if first else None) or None
+        if thought is None and prompt is not None and (second.prompt_tokens or 0) > prompt:
+            thought = (second.prompt_tokens or 0) - prompt
+        completion = (forced.thought_tokens if thought is None else thought) + second.completion_tokens
+        total = None if prompt is None else prompt + completion
+        return Usage(prompt, completion, total, second.cached_tokens), forced
+
     def close(self, at: float, fault: Phi4Error | None = None) -> list[Event]:
         """The stream ended at `at`, because of `fault` or by itself. The last event is Finished, unless it failed."""
         if self.reply is not None:
@@ -196,7 +281,7 @@ class ReplyDecoder:
         events: list[Event] = []
         rest = self._splitter.close()
         self._clock.note(rest, at)
-        events += rest
+        events += self._marked(rest)
         if self.error is None:
             self.error = self._judge_end(fault)
         outcome = _OUTCOMES.get(type(self.error), Outcome.SERVER_ERROR) if self.error else self._judge_text()
@@ -220,6 +305,8 @@ class ReplyDecoder:
         return self.reply or self._reply(Outcome.CANCELLED, at)
 
     def _judge_end(self, fault: Phi4Error | None) -> Phi4Error | None:
+        if fault is not None and self._end_because is not None and self._forced is None:
+            return fault  # there was to be an answer
         if self._finish_reason is not None:
             return None  # finished: how the connection ended after that does not matter
         if fault is not None:
@@ -261,7 +348,16 @@ class ReplyDecoder:
             return f"{reason}, and all {len(thought):,} characters came {where}"
         return f"{reason}, and no text"
 
+    def _notes(self, outcome: Outcome) -> tuple[str, ...]:
+        if self._expects_thought and outcome is Outcome.COMPLETE and self._splitter.thought is None and not self._calls:
+            return (
+                "There was no thought in this reply, and no tag. Either the server's template drops the system prompt, "
+                "or its engine prints the tags as empty text, and the thought stands in the solution: `probe()` tells.",
+            )
+        return ()
+
     def _reply(self, outcome: Outcome, at: float) -> Reply:
+        usage, forced = self._both_parts()
         return Reply(
             outcome=outcome,
             thought=self._splitter.thought,
@@ -269,13 +365,17 @@ class ReplyDecoder:
             solution=self._splitter.solution,
             raw=self._splitter.raw,
             finish_reason=self._finish_reason,
-            usage=self._usage,
-            stats=self._clock.stats(at, self._usage, self._server_stats),
+            usage=usage,
+            stats=self._clock.stats(at, usage, self._server_stats),
             model=self._model,
             id=self._id,
             request_id=self.request_id,
             tool_calls=tuple(parse_tool_call(call) for _, call in sorted(self._calls.items())),
             revisions=self._splitter.revisions,
+            opener_swallowed=self._splitter.swallowed,
+            forced=forced,
+            dropped=self.dropped,
+            notes=self._notes(outcome),
             extra=dict(self._extra),
         )
 
@@ -284,109 +384,8 @@ _OUTCOMES: dict[type[Phi4Error], Outcome] = {
     ContextOverflow: Outcome.OVERFLOW,
     SilentOverflow: Outcome.OVERFLOW,
     EmptyReply: Outcome.EMPTY,
+    CannotContinue: Outcome.THOUGHT_UNCLOSED,
     StreamCut: Outcome.CUT,
     NotLMStudio: Outcome.NOT_LM_STUDIO,
     ServerUnreachable: Outcome.UNREACHABLE,
 }
-
-
-class _Clock:
-    """When what arrived: seconds from the moment the request went out."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self._first_text: float | None = None
-        self._thought_from: float | None = None
-        self._thought_to: float | None = None
-        self.running: type[TextEvent] | None = None
-
-    def note(self, events: list[TextEvent], at: float) -> None:
-        """What these events say about time. More of the kind that is `running` says nothing new."""
-        if not events:
-            return
-        if self._first_text is None:
-            self._first_text = at
-        for event in events:
-            if isinstance(event, Thinking) and self._thought_from is None:
-                self._thought_from = at
-            elif isinstance(event, Revised):
-                self._thought_from = self._first_text if self._thought_from is None else self._thought_from
-                self._thought_to = at
-            elif isinstance(event, Thought):
-                self._thought_to = at
-        last = type(events[-1])
-        self.running = last if last in (Thinking, Solution) else None
-
-    def stats(self, at: float, usage: Usage | None, server: Mapping[str, Any] | None) -> Stats:
-        thinking = None
-        if self._thought_from is not None:
-            thinking = (self._thought_to if self._thought_to is not None else at) - self._thought_from
-        first = None if self._first_text is None else self._first_text - self._started
-        tokens = usage.completion_tokens if usage else count((server or {}).get("predicted_n"))
-        speed = None
-        if tokens and self._first_text is not None and at > self._first_text:
-            speed = tokens / (at - self._first_text)
-        own = None if server is None else server.get("tokens_per_second", server.get("predicted_per_second"))
-        return Stats(
-            time_to_first_token=first,
-            time_thinking=thinking,
-            total_time=at - self._started,
-            tokens_per_second=speed,
-            server_tokens_per_second=own if isinstance(own, (int, float)) else None,
-            server=server,
-        )
-
-
-class ReplyProgress:
-    """What both faces of a stream share: the decoder of a reply that runs, and what can be asked of it."""
-
-    def __init__(self, url: str, reading: Mapping[str, Any]) -> None:
-        self._url = url
-        self._reading = reading
-        self._decoder: ReplyDecoder | None = None
-        self._begun = False
-
-    def _begin(self) -> None:
-        """The block is entered."""
-        if self._begun:
-            raise InvalidRequest("a stream is for one request, and this one was entered before: make another one")
-        self._begun = True
-
-    def _start(self) -> None:
-        """The request goes out now."""
-        self._decoder = ReplyDecoder(started=time.monotonic(), url=self._url, **self._reading)
-
-    @property
-    def started(self) -> bool:
-        """Whether the request has gone out."""
-        return self._decoder is not None
-
-    @property
-    def result(self) -> Reply:
-        """The reply, once it has ended or the block was left. Raises InvalidRequest before that."""
-        if self._decoder is None or self._decoder.reply is None:
-            raise InvalidRequest(
-                "the reply has not ended yet: read it to its end, or leave the block, then ask for the result"
-            )
-        return self._decoder.reply
-
-    def partial(self) -> Reply:
-        """What has arrived by now, as a reply. Raises InvalidRequest before the block is entered."""
-        if self._decoder is None:
-            raise InvalidRequest("nothing was asked yet: enter the block first")
-        return self._decoder.partial(time.monotonic())
-
-    def _entered(self, events: T | None) -> T:
-        if events is None:
-            raise InvalidRequest("nothing was asked yet: enter the block (`with … as reply`) before you iterate")
-        return events
-
-    def _refuse(self, body: bytes, *, status: int, content_type: str | None, model: str) -> Phi4Error:
-        """The error for an answer that is no stream, with the reply in it if the body holds a whole one."""
-        decoder, url, now = self._decoder, self._url, time.monotonic()
-        assert decoder is not None
-        error = refusal(body, url=url, status=status, content_type=content_type, model=model, wanted="a stream")
-        decoder.feed(body.decode("utf-8", "replace"), "message", now)
-        decoder.error = error
-        decoder.close(now)
-        return error

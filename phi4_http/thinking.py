@@ -102,6 +102,7 @@ class ThinkSplitter:
         self._told = False  # whether the Thought event is out
         self._closed = False
         self._revisions = 0
+        self._swallowed = False
         self._unmark = MarkerFilter()
         self._unmark_field = MarkerFilter()
         self._echo: EchoFilter | None = None
@@ -131,6 +132,11 @@ class ThinkSplitter:
     def revisions(self) -> int:
         """How often text that had been called solution turned out to be thought."""
         return self._revisions
+
+    @property
+    def swallowed(self) -> bool:
+        """Whether the thought closed without having been opened."""
+        return self._swallowed
 
     @property
     def thinking(self) -> bool:
@@ -163,6 +169,29 @@ class ThinkSplitter:
             self._take(self._unmark.flush())  # the content before it has ended
         self._field_text(self._unmark_field.feed(text))
         return self._out()
+
+    def end_thought(self, last_words: str = "") -> list[TextEvent]:
+        """End a thought that runs, for the model, which goes on to its solution: as if it had written these last words
+        and the closing tag. What comes after a thought from a field is read as after any other."""
+        if not self.thinking:
+            return []
+        if self._at is _At.FIELD:
+            events = self.feed_reasoning(last_words)
+            self._closed, self._at, self._echo = True, _At.CLOSED, None
+            return events
+        return self.feed(last_words + self.closing_tag)
+
+    @property
+    def closing_tag(self) -> str:
+        """The tag that closes a thought."""
+        return self._closers[0]
+
+    def written_after(self, prompt: str) -> str:
+        """What the model has written after this prompt, tags included, also where the server took them out."""
+        if self._at is not _At.FIELD:
+            return self.raw
+        opened = prompt.rstrip().endswith(self._opener)  # some templates begin the thought for the model
+        return ("" if opened else self._opener) + (self.thought or "")
 
     def close(self) -> list[TextEvent]:
         """The reply has ended, well or badly: return what was withheld, and the Thought if it is not out yet."""
@@ -284,10 +313,12 @@ class ThinkSplitter:
             self._depth -= 1
             self._say(tag)
             return
+        self._swallowed = self._swallowed or self._at in (_At.START, _At.PREAMBLE)
         if self._at in (_At.PREAMBLE, _At.SOLUTION):
             self._revise()
         self._lead.clear()
-        self._thought = self._thought or StringIO()
+        if self._thought is None:
+            self._thought = StringIO()
         self._gap.append(tag)
         self._closed = True
         self._at = _At.CLOSED

@@ -192,10 +192,10 @@ def test_both_modules_have_the_same_classes() -> None:
 
 PURE = [
     *("errors", "events", "filters", "thinking", "models", "phi4"),
-    *("parameters", "answers", "wire", "reply", "conversation"),
+    *("parameters", "answers", "wire", "reply", "conversation", "rescue", "structured", "timing"),
 ]
 """Logic without input or output."""
-FLOWS = ["flow", "endpoints"]
+FLOWS = ["flow", "endpoints", "counting", "window", "rendering", "probing", "asking", "progress"]
 """Steps, which others do."""
 FACES = ["connection", "client", "aio"]
 
@@ -209,10 +209,22 @@ ALLOWED: dict[str, set[str]] = {
     "parameters": {"errors"},
     "answers": {"events"},
     "wire": {"errors", "answers"},
-    "reply": {"answers", "errors", "events", "thinking", "wire"},
-    "conversation": {"errors", "phi4", "thinking"},
+    "rescue": {"errors"},
+    "timing": {"answers", "events"},
+    "reply": {"answers", "errors", "events", "rescue", "thinking", "timing", "wire"},
+    "conversation": {"errors", "events", "phi4", "thinking"},
+    "structured": {"conversation", "errors", "events"},
+    "counting": {"answers", "errors", "flow", "phi4", "wire"},
+    "window": {"conversation", "counting", "errors", "flow"},
+    "rendering": {"answers", "counting", "errors", "flow", "phi4"},
+    "probing": {"counting", "flow"},
+    "asking": {
+        *("conversation", "counting", "endpoints", "errors", "flow", "models", "parameters", "phi4"),
+        *("probing", "rendering", "rescue", "window"),
+    },
+    "progress": {"asking", "conversation", "errors", "events", "reply", "wire"},
     "flow": {"errors"},
-    "endpoints": {"answers", "conversation", "errors", "flow", "models", "parameters", "phi4", "wire"},
+    "endpoints": {"answers", "errors", "flow", "models", "parameters", "phi4", "wire"},
     "connection": {"errors", "flow", "wire"},
 }
 """What each module may import of the package: one way, from the pure ones to those with I/O."""
@@ -374,6 +386,10 @@ EXAMPLES: dict[str, Any] = {
     "url": "http://127.0.0.1:1234",
     "reason": "it was so",
     "message": "it broke",
+    "model": "phi",
+    "text": "it says so",
+    "chat_tokens": 290,
+    "template_tokens": {"own turn": 288},
     "finish_reason": "length",
     "asked": 8192,
     "loaded": 4096,

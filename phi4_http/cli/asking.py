@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclosed
 from ..events import Outcome, Reply
+from . import history
 from .exits import INTERRUPTED, outcome_code
 from .output import Output, ReplyPrinter, reply_fields
 
@@ -40,10 +41,30 @@ def register(commands: Any) -> None:
         help="ask Phi-4-reasoning-plus",
         description="Asks Phi-4-reasoning-plus: the solution goes to stdout, the thought and the status to stderr.",
     )
+    add_prompt(parser)
+    parser.add_argument("--json", action="store_true", help="one event a line, on stdout")
+    parser.add_argument(
+        "--history", type=Path, metavar="FILE", help="a JSON file of messages: read first, appended after"
+    )
+    add_request(parser)
+    parser.set_defaults(run=run)
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is asked."""
     parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
     parser.add_argument("-f", "--file", type=Path, help="a file that holds the prompt")
-    parser.add_argument("-i", "--instructions", help="added to the model's own system prompt")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which model, and what it is told beforehand."""
     parser.add_argument("-m", "--model", help="the model's name at the server (default: its Phi-4-reasoning-plus)")
+    parser.add_argument("-i", "--instructions", help="added to the model's own system prompt")
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """The arguments of anything that asks the model."""
+    add_model(parser)
     add_server(parser)
     add_showing(parser)
     sampling = parser.add_argument_group("sampling")
@@ -53,7 +74,16 @@ def register(commands: Any) -> None:
     sampling.add_argument(
         "--param", action="append", default=[], metavar="NAME=JSON", help="any further field of the request"
     )
-    parser.set_defaults(run=run)
+    thought = parser.add_argument_group("a thought that does not end")
+    thought.add_argument(
+        "--thinking-budget", type=int, metavar="N", help="end it after N tokens: the model answers then"
+    )
+    thought.add_argument(
+        "--on-unclosed", choices=("return", "answer"), help="answer: go on where the model stopped inside its thought"
+    )
+    thought.add_argument(
+        "--on-loop", choices=("ignore", "answer"), help="answer: end a thought that says the same over and over"
+    )
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +98,6 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def add_showing(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what is shown of a reply."""
-    parser.add_argument("--json", action="store_true", help="one event a line, on stdout")
     parser.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction, default=True, help="show the thought (default: yes)"
     )
@@ -93,11 +122,15 @@ def connect(options: argparse.Namespace) -> LMStudio:
 def run(options: argparse.Namespace, output: Output) -> int:
     """Ask, and print the reply."""
     prompt = read_prompt(options)
+    before = history.load(options.history, missing_is_empty=True) if options.history else []
     from ..client import Phi4
 
     with connect(options) as client:
-        phi = Phi4(client, model=options.model, instructions=options.instructions)
-        return print_reply(phi.stream(prompt, **parameters(options)), output, options)
+        chat = Phi4(client, model=options.model, instructions=options.instructions).chat(before)
+        code = print_reply(chat.stream(prompt, **ask_parameters(options)), output, options)
+    if options.history and len(chat.history) > len(before):
+        history.save(options.history, chat.history)
+    return code
 
 
 def read_prompt(options: argparse.Namespace) -> str:
@@ -117,6 +150,12 @@ def read_prompt(options: argparse.Namespace) -> str:
     if options.prompt is None:
         raise InvalidRequest("no prompt was given: as an argument, with --file, or - for stdin")
     return str(options.prompt)
+
+
+def ask_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """The parameters of a question: of the generation, and of what is done about its thought."""
+    rescue = {name: getattr(options, name) for name in ("thinking_budget", "on_unclosed", "on_loop")}
+    return {**parameters(options), **rescue}
 
 
 def parameters(options: argparse.Namespace) -> dict[str, Any]:
@@ -173,6 +212,10 @@ def _end(reply: Reply, output: Output, options: argparse.Namespace) -> int:
         if reply.tool_calls:
             for call in reply.tool_calls:
                 output.note(f"tool call {call.name}({call.arguments})")
+        for note in reply.notes:
+            output.note(f"phi4_http: {note}")
+        if reply.dropped:
+            output.note(f"phi4_http: {len(reply.dropped)} oldest messages did not fit and were not sent")
         if options.stats:
             output.dim(f"\n{stats_line(reply)}\n")
     return outcome_code(reply.outcome)
@@ -182,6 +225,8 @@ def stats_line(reply: Reply) -> str:
     """A reply's figures on one line."""
     stats, usage = reply.stats, reply.usage
     parts = [str(reply.outcome)]
+    if reply.forced is not None:
+        parts.append(f"thought ended for the model ({reply.forced.reason})")
     if stats.time_to_first_token is not None:
         parts.append(f"first token after {stats.time_to_first_token:.1f} s")
     if stats.time_thinking is not None:

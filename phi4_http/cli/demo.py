@@ -32,6 +32,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--speed", type=float, default=1.0, metavar="X", help="times as fast as it was; 0: no waiting (default: 1)"
     )
+    parser.add_argument("--json", action="store_true", help="one event a line, on stdout")
     add_showing(parser)
     parser.set_defaults(run=run, stats=True)
 

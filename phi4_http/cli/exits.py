@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ..errors import (
     AuthError,
+    CannotContinue,
     ContextOverflow,
     EmptyReply,
     InvalidRequest,
     LoadFailed,
     ModelNotFound,
+    NoJson,
     NotLMStudio,
     Phi4Error,
     ServerError,
@@ -52,6 +54,8 @@ _CODE_OF: tuple[tuple[type[Phi4Error], int], ...] = (
     (ServerError, 8),
     (StreamCut, 9),
     (ThoughtUnclosed, 10),
+    (CannotContinue, 10),
+    (NoJson, 12),
     (SolutionTruncated, 11),
     (EmptyReply, 12),
     (TapeError, 14),

@@ -140,7 +140,10 @@ def event_fields(event: Event) -> dict[str, Any]:
     """An event as the object of a JSON line."""
     if isinstance(event, Finished):
         return {"type": "finished", **reply_fields(event.reply)}
-    return {"type": type(event).__name__.lower(), **asdict(event)}
+    fields = asdict(event)
+    if not fields.get("forced", True):
+        del fields["forced"]  # said only where it is so
+    return {"type": type(event).__name__.lower(), **fields}
 
 
 def reply_fields(reply: Reply) -> dict[str, Any]:
