@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
 
-from . import endpoints, structured
+from . import endpoints, inventory, lifecycle, lms_server, structured
 from .answers import ChatCompletion, Completion, Embeddings
 from .asking import Counted, Prepared, Settings, System, plain
 from .connection import (
@@ -24,6 +25,7 @@ from .connection import (
     content_type,
     endpoint,
     event_source,
+    is_loopback,
     is_stream,
     proxied,
     request_options,
@@ -34,8 +36,14 @@ from .conversation import Conversation
 from .counting import Counter, Message
 from .errors import NoJson, Phi4Error
 from .events import Event, Reply
-from .flow import Answer, Flow, Http, Sleep, Step, arun
-from .models import ModelInfo
+from .flow import Answer, Flow, Http, Lms, Sleep, Step, arun
+from .inventory import Site
+from .lifecycle import LOAD_SECONDS
+from .lms import arun_lms
+from .lms_server import ServerStatus
+from .lms_text import Estimate
+from .loading import LoadConfig, Way
+from .models import Instance, ModelInfo
 from .parameters import check
 from .probing import Probe
 from .progress import ReplyProgress, Turn
@@ -55,7 +63,8 @@ class AsyncLMStudio:
     """One server. Use it as a context manager, or await `aclose`; it may be shared by the tasks of one event loop.
 
     `token` is the API token; without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read. `http_client` is an
-    httpx client of your own, which stays yours to close; `transport` replaces the network.
+    httpx client of your own, which stays yours to close; `transport` replaces the network; `lms` is where
+    LM Studio's command is, if it is not where it usually is.
     Raises InvalidRequest for an address or a token that can't be.
     """
 
@@ -67,7 +76,9 @@ class AsyncLMStudio:
         timeouts: Timeouts | None = None,
         http_client: httpx.AsyncClient | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        lms: str | os.PathLike[str] | None = None,
     ) -> None:
+        self._lms = lms
         self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
         self._owned = http_client is None
         if http_client is None:
@@ -83,6 +94,11 @@ class AsyncLMStudio:
     def url(self) -> str:
         """The server's address, with no path of an API."""
         return self._endpoint.url
+
+    @property
+    def site(self) -> Site:
+        """Which LM Studio this is, for flows that load and unload."""
+        return Site(self.url, is_loopback(self.url))
 
     @property
     def timeouts(self) -> Timeouts:
@@ -166,6 +182,69 @@ class AsyncLMStudio:
         body = plain(endpoints.completion_body(model, prompt, parameters))
         return AsyncReplyStream(self, endpoints.path(api, "completions"), body, opener=opener, closer=closer)
 
+    # Models in memory, and the server itself
+
+    async def load(
+        self,
+        key: str,
+        config: LoadConfig | None = None,
+        *,
+        ways: Sequence[Way] | None = None,
+        timeout: float = LOAD_SECONDS,
+        allow_shorter: bool = False,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Instance:
+        """Have a model loaded as `config` says, and return the instance as it is really loaded.
+
+        A loaded instance that has what is asked for is returned as it is; no second copy is made. `ways` is the order
+        of `"lms"`, `"rest"` and `"jit"`; `timeout` is in seconds; `on_progress` hears the share loaded, 0 to 1, where
+        the way tells it. With `allow_shorter`, a context that LM Studio cut is a warning. Raises InvalidRequest,
+        UnsupportedSetting, ModelNotFound, ContextTooShort, DoesNotFit, LoadFailed, LmsError, and what a server raises.
+        """
+        return await self.run(
+            lifecycle.load(
+                self.site,
+                key,
+                config or LoadConfig(),
+                ways=ways,
+                timeout=timeout,
+                allow_shorter=allow_shorter,
+                on_progress=on_progress,
+            )
+        )
+
+    async def unload(self, identifier: str, *, ways: Sequence[Way] | None = None) -> Instance:
+        """Unload one instance, and return what it was. Raises ModelNotFound where none has that identifier."""
+        return await self.run(lifecycle.unload(self.site, identifier, ways=ways))
+
+    async def unload_all(self, *, ways: Sequence[Way] | None = None) -> tuple[Instance, ...]:
+        """Unload every instance on that machine, and return what was unloaded."""
+        return await self.run(lifecycle.unload_all(self.site, ways=ways))
+
+    async def loaded(self, *, ways: Sequence[Way] | None = None) -> tuple[Instance, ...]:
+        """The loaded instances. `lms` tells which are busy."""
+        return await self.run(inventory.loaded(self.site, ways))
+
+    async def downloaded(self, *, ways: Sequence[Way] | None = None) -> tuple[ModelInfo, ...]:
+        """The models on disk, with what is known of each."""
+        return await self.run(inventory.downloaded(self.site, ways))
+
+    async def estimate(self, key: str, config: LoadConfig | None = None) -> Estimate:
+        """What loading would take, in bytes, and whether it fits, as LM Studio guesses it. Only `lms` tells."""
+        return await self.run(lifecycle.estimate(self.site, key, config or LoadConfig()))
+
+    async def server_start(self, port: int | None = None, *, wait: float = 30.0) -> ServerStatus:
+        """Start the server on `port`, by default the one of this client, and wait up to `wait` seconds for it."""
+        return await self.run(lms_server.server_start(self.site, port, wait=wait))
+
+    async def server_stop(self) -> ServerStatus:
+        """Stop the server. One that does not run is no error."""
+        return await self.run(lms_server.server_stop(self.site))
+
+    async def server_status(self) -> ServerStatus:
+        """Whether the server runs: at this client's address, or else on the port that `lms` knows."""
+        return await self.run(lms_server.server_status(self.site))
+
     # Flows
 
     async def run(self, flow: Flow[T]) -> T:
@@ -176,6 +255,8 @@ class AsyncLMStudio:
         """Do one step of a flow."""
         if isinstance(step, Http):
             return await self._answer(step)
+        if isinstance(step, Lms):
+            return await arun_lms(step, self._lms)
         if isinstance(step, Sleep):
             return await asyncio.sleep(step.seconds)
         raise TypeError(f"{step!r} is not a step")

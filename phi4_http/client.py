@@ -5,6 +5,7 @@ Nothing is decided here: flows say what to ask, decoders what it means; this mod
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
 
-from . import endpoints, structured
+from . import endpoints, inventory, lifecycle, lms_server, structured
 from .answers import ChatCompletion, Completion, Embeddings
 from .asking import Counted, Prepared, Settings, System, plain
 from .connection import (
@@ -22,6 +23,7 @@ from .connection import (
     content_type,
     endpoint,
     event_source,
+    is_loopback,
     is_stream,
     proxied,
     request_options,
@@ -32,8 +34,14 @@ from .conversation import Conversation
 from .counting import Counter, Message
 from .errors import NoJson, Phi4Error
 from .events import Event, Reply
-from .flow import Answer, Flow, Http, Sleep, Step, run
-from .models import ModelInfo
+from .flow import Answer, Flow, Http, Lms, Sleep, Step, run
+from .inventory import Site
+from .lifecycle import LOAD_SECONDS
+from .lms import run_lms
+from .lms_server import ServerStatus
+from .lms_text import Estimate
+from .loading import LoadConfig, Way
+from .models import Instance, ModelInfo
 from .parameters import check
 from .probing import Probe
 from .progress import ReplyProgress, Turn
@@ -53,7 +61,8 @@ class LMStudio:
     """One server. Use it as a context manager, or call `close`; it may be shared by threads.
 
     `token` is the API token; without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read. `http_client` is an
-    httpx client of your own, which stays yours to close; `transport` replaces the network.
+    httpx client of your own, which stays yours to close; `transport` replaces the network; `lms` is where
+    LM Studio's command is, if it is not where it usually is.
     Raises InvalidRequest for an address or a token that can't be.
     """
 
@@ -65,7 +74,9 @@ class LMStudio:
         timeouts: Timeouts | None = None,
         http_client: httpx.Client | None = None,
         transport: httpx.BaseTransport | None = None,
+        lms: str | os.PathLike[str] | None = None,
     ) -> None:
+        self._lms = lms
         self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
         self._owned = http_client is None
         if http_client is None:
@@ -81,6 +92,11 @@ class LMStudio:
     def url(self) -> str:
         """The server's address, with no path of an API."""
         return self._endpoint.url
+
+    @property
+    def site(self) -> Site:
+        """Which LM Studio this is, for flows that load and unload."""
+        return Site(self.url, is_loopback(self.url))
 
     @property
     def timeouts(self) -> Timeouts:
@@ -164,6 +180,69 @@ class LMStudio:
         body = plain(endpoints.completion_body(model, prompt, parameters))
         return ReplyStream(self, endpoints.path(api, "completions"), body, opener=opener, closer=closer)
 
+    # Models in memory, and the server itself
+
+    def load(
+        self,
+        key: str,
+        config: LoadConfig | None = None,
+        *,
+        ways: Sequence[Way] | None = None,
+        timeout: float = LOAD_SECONDS,
+        allow_shorter: bool = False,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Instance:
+        """Have a model loaded as `config` says, and return the instance as it is really loaded.
+
+        A loaded instance that has what is asked for is returned as it is; no second copy is made. `ways` is the order
+        of `"lms"`, `"rest"` and `"jit"`; `timeout` is in seconds; `on_progress` hears the share loaded, 0 to 1, where
+        the way tells it. With `allow_shorter`, a context that LM Studio cut is a warning. Raises InvalidRequest,
+        UnsupportedSetting, ModelNotFound, ContextTooShort, DoesNotFit, LoadFailed, LmsError, and what a server raises.
+        """
+        return self.run(
+            lifecycle.load(
+                self.site,
+                key,
+                config or LoadConfig(),
+                ways=ways,
+                timeout=timeout,
+                allow_shorter=allow_shorter,
+                on_progress=on_progress,
+            )
+        )
+
+    def unload(self, identifier: str, *, ways: Sequence[Way] | None = None) -> Instance:
+        """Unload one instance, and return what it was. Raises ModelNotFound where none has that identifier."""
+        return self.run(lifecycle.unload(self.site, identifier, ways=ways))
+
+    def unload_all(self, *, ways: Sequence[Way] | None = None) -> tuple[Instance, ...]:
+        """Unload every instance on that machine, and return what was unloaded."""
+        return self.run(lifecycle.unload_all(self.site, ways=ways))
+
+    def loaded(self, *, ways: Sequence[Way] | None = None) -> tuple[Instance, ...]:
+        """The loaded instances. `lms` tells which are busy."""
+        return self.run(inventory.loaded(self.site, ways))
+
+    def downloaded(self, *, ways: Sequence[Way] | None = None) -> tuple[ModelInfo, ...]:
+        """The models on disk, with what is known of each."""
+        return self.run(inventory.downloaded(self.site, ways))
+
+    def estimate(self, key: str, config: LoadConfig | None = None) -> Estimate:
+        """What loading would take, in bytes, and whether it fits, as LM Studio guesses it. Only `lms` tells."""
+        return self.run(lifecycle.estimate(self.site, key, config or LoadConfig()))
+
+    def server_start(self, port: int | None = None, *, wait: float = 30.0) -> ServerStatus:
+        """Start the server on `port`, by default the one of this client, and wait up to `wait` seconds for it."""
+        return self.run(lms_server.server_start(self.site, port, wait=wait))
+
+    def server_stop(self) -> ServerStatus:
+        """Stop the server. One that does not run is no error."""
+        return self.run(lms_server.server_stop(self.site))
+
+    def server_status(self) -> ServerStatus:
+        """Whether the server runs: at this client's address, or else on the port that `lms` knows."""
+        return self.run(lms_server.server_status(self.site))
+
     # Flows
 
     def run(self, flow: Flow[T]) -> T:
@@ -174,6 +253,8 @@ class LMStudio:
         """Do one step of a flow."""
         if isinstance(step, Http):
             return self._answer(step)
+        if isinstance(step, Lms):
+            return run_lms(step, self._lms)
         if isinstance(step, Sleep):
             return time.sleep(step.seconds)
         raise TypeError(f"{step!r} is not a step")

@@ -159,6 +159,6 @@ def _overflow(message: str, fields: Mapping[str, Any], facts: dict[str, Any]) ->
             return None
         tokens = {}
     for name, field in (("needed", "n_prompt_tokens"), ("limit", "n_ctx")):
-        if isinstance(fields.get(field), int):
+        if type(fields.get(field)) is int:
             tokens[name] = fields[field]
     return ContextOverflow(tokens.get("needed"), tokens.get("limit"), message=message, **facts)

@@ -93,7 +93,7 @@ def code_of(end: End) -> int:
 
 
 def line(url: str, name: str, *options: str) -> list[str]:
-    silence = ("--timeout", "0.5") if name == "stalled" else ()
+    silence = ("--timeout", "1") if name == "stalled" else ()
     return ["ask", "What is 7 × 8?", "--url", url, "--model", name, *silence, *options]
 
 
@@ -623,7 +623,7 @@ class Terminal:
 @pytest.fixture(scope="module")
 def slow_server() -> Iterator[str]:
     """Servers that take their time: half a second before the first word, or most of one inside the thought."""
-    names = {"keep-alive-comments": 8.0, "thought-never-closes": 20.0}
+    names = {"keep-alive-comments": 5.0, "thought-never-closes": 20.0}
     with contextlib.ExitStack() as stack:
         servers = {
             name: stack.enter_context(

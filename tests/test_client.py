@@ -287,7 +287,7 @@ def test_a_time_limit_of_asyncio_stops_a_reply_and_keeps_what_came() -> None:
                         pass
 
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(follow(), 0.3)
+                await asyncio.wait_for(follow(), 1.0)
             assert stream.result.outcome is Outcome.CANCELLED
             assert stream.result.solution == "b"
             assert await asyncio.to_thread(server.left.wait, GUARD)

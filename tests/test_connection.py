@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from support import (
     GUARD,
     HEAD,
     MESSAGES,
+    PATIENT,
     Face,
     RawServer,
     Recording,
@@ -416,7 +418,7 @@ def test_a_connection_that_does_not_come_about_is_timed_out(face: Face) -> None:
             for queued in waiting:  # the backlog is full, and nobody accepts
                 queued.setblocking(False)
                 queued.connect_ex(address)
-            with face.studio(f"http://127.0.0.1:{address[1]}", timeouts=Timeouts(connect=0.2)) as client:
+            with face.studio(f"http://127.0.0.1:{address[1]}", timeouts=replace(PATIENT, connect=0.2)) as client:
                 error = face.read(client.stream_chat("phi", MESSAGES)).error
         finally:
             for queued in waiting:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -95,7 +96,7 @@ def check_events(heard: Heard) -> None:
 
 def limits(name: str) -> Timeouts:
     """Short where the server goes quiet, far away everywhere else."""
-    return Timeouts(idle=0.3) if name == "stalled" else PATIENT
+    return replace(PATIENT, idle=0.5) if name == "stalled" else PATIENT
 
 
 # --- over real HTTP, on both faces ------------------------------------------------------------------------------------
@@ -359,7 +360,7 @@ def test_a_name_that_does_not_exist_is_unreachable(face: Face) -> None:
 def test_the_first_byte_has_a_time_limit_of_its_own(face: Face) -> None:
     """A server that accepts and never answers ends the wait after `first_byte`, and the error says so."""
     with RawServer(lambda connection, request: await_leaving(connection)) as server:
-        with face.studio(server.url, timeouts=Timeouts(first_byte=0.2)) as client:
+        with face.studio(server.url, timeouts=replace(PATIENT, first_byte=0.2)) as client:
             error = face.read(client.stream_chat("phi", MESSAGES)).error
         assert server.connections == 1
     assert isinstance(error, ServerUnreachable)
@@ -370,7 +371,7 @@ def test_a_request_that_needs_no_model_has_its_own_time_limit(face: Face) -> Non
     """`request` limits a list, where `first_byte` does not."""
     with (
         RawServer(lambda connection, request: await_leaving(connection)) as server,
-        face.studio(server.url, timeouts=Timeouts(request=0.2)) as client,
+        face.studio(server.url, timeouts=replace(PATIENT, request=0.2)) as client,
         pytest.raises(ServerUnreachable) as caught,
     ):
         face.wait(client.models())
@@ -386,7 +387,7 @@ def test_headers_and_then_silence_end_after_the_idle_limit(face: Face) -> None:
 
     with (
         RawServer(script) as server,
-        face.studio(server.url, timeouts=Timeouts(first_byte=None, idle=0.2)) as client,
+        face.studio(server.url, timeouts=replace(PATIENT, idle=0.2)) as client,
     ):
         heard = face.read(client.stream_chat("phi", MESSAGES))
     assert isinstance(heard.error, ServerUnreachable)
@@ -401,7 +402,7 @@ def test_a_long_wait_for_the_first_byte_is_no_idleness(face: Face) -> None:
         server.over.wait(0.4)
         connection.sendall(HEAD + framed(GOOD) + b"0\r\n\r\n")
 
-    with RawServer(script) as server, face.studio(server.url, timeouts=Timeouts(idle=0.1)) as client:
+    with RawServer(script) as server, face.studio(server.url, timeouts=replace(PATIENT, idle=0.1)) as client:
         heard = face.read(client.stream_chat("phi", MESSAGES))
     assert heard.error is None
 

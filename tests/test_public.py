@@ -30,11 +30,13 @@ MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob(
 
 # fmt: off
 PUBLIC = [
-    "AsyncLMStudio", "AsyncPhi4", "AuthError", "ContextOverflow", "EmptyReply", "Event", "Finished", "InvalidRequest",
-    "LMStudio", "LoadFailed", "ModelInfo", "ModelLoading", "ModelNotFound", "NotLMStudio", "Outcome", "Phi4",
-    "Phi4Error", "Reply", "ReplyDecoder", "Revised", "SYSTEM_PROMPT", "ServerError", "ServerUnreachable", "Solution",
-    "SolutionTruncated", "Stats", "StreamCut", "Thinking", "ThinkSplitter", "Thought", "ThoughtUnclosed", "Timeouts",
-    "ToolCall", "Usage",
+    "AsyncLMStudio", "AsyncModelManager", "AsyncPhi4", "AuthError", "CannotContinue", "ContextOverflow",
+    "ContextTooShort", "DoesNotFit", "EmptyReply", "Event", "Finished", "Forced", "Instance", "InvalidRequest",
+    "LMStudio", "LmsError", "LmsFailed", "LmsNotFound", "LmsTimeout", "LoadConfig", "LoadFailed", "ModelBusy",
+    "ModelInfo", "ModelLoading", "ModelManager", "ModelNotFound", "NoJson", "NotLMStudio", "Outcome", "Phi4",
+    "Phi4Error", "Reply", "ReplyDecoder", "Rescue", "Revised", "SYSTEM_PROMPT", "ServerError", "ServerUnreachable",
+    "Solution", "SolutionTruncated", "Stats", "StreamCut", "Tape", "TapeError", "TapeMismatch", "ThinkSplitter",
+    "Thinking", "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "UnsupportedSetting", "Usage",
 ]
 # fmt: on
 each_name = pytest.mark.parametrize("name", PUBLIC)

@@ -261,7 +261,8 @@ def test_an_error_beside_text_of_the_same_shape_is_seen() -> None:
 
 def test_names_come_from_the_first_chunk_that_has_them() -> None:
     """Model and completion id are kept, and a later chunk without them takes nothing away."""
-    reply = decode(delta("a"), {"choices": []}, {"id": "other", "model": "other", "choices": []}, STOP).reply
+    last = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    reply = decode(delta("a"), {"id": "other", "model": "other", "choices": []}, last).reply
     assert (reply.id, reply.model) == ("chatcmpl-1", "phi")
 
 
@@ -593,6 +594,7 @@ def broken_streams(draw: st.DrawFn) -> list[tuple[Any, str]]:
 @example([({"choices": [{"delta": {"content": "a"}}], "usage": {"completion_tokens": 10**400}}, "")])
 @example([({"error": {"message": "x", "code": {}}}, "")])
 @example([({"error": {"code": "context_length_exceeded", "n_ctx": "many"}}, "")])
+@example([({"error": {"code": "context_length_exceeded", "n_ctx": True}}, "")])
 @example([({"error": "n_keep (,) >= n_ctx (,)"}, "")])
 @settings(deadline=None, max_examples=1000)
 def test_whatever_json_comes_the_reply_ends_in_a_known_way(chunks: list[tuple[Any, str]]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Phi4Error
-from . import asking, chat, count, demo, models, split, tapes
+from . import asking, chat, count, demo, loading, models, split, tapes
 from .exits import CODES, INTERRUPTED, exit_code
 from .output import Output, prepare_streams
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"phi4_http {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (asking, chat, count, demo, models, split, tapes):
+    for group in (asking, chat, count, demo, models, loading, split, tapes):
         group.register(commands)
     return parser
 

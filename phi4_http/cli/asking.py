@@ -12,12 +12,12 @@ from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclos
 from ..events import Outcome, Reply
 from . import history
 from .exits import INTERRUPTED, outcome_code
+from .loading import add_config, ready_model
 from .output import Output, ReplyPrinter, reply_fields
+from .server import add_server, connect
 
 if TYPE_CHECKING:
-    from ..client import LMStudio, ReplyStream
-
-DEFAULT_URL = "http://127.0.0.1:1234"
+    from ..client import ReplyStream
 
 # Flag, type, what it is: the parameters of a generation that a person sets by hand.
 _SAMPLING: tuple[tuple[str, type, str], ...] = (
@@ -30,7 +30,7 @@ _SAMPLING: tuple[tuple[str, type, str], ...] = (
     ("frequency-penalty", float, "against words that were there often"),
     ("seed", int, "for the same reply again"),
     ("max-tokens", int, "longest reply, in tokens, thought included; -1: no limit"),
-    ("ttl", int, "idle seconds until LM Studio unloads the model, if this request loads it"),
+    ("ttl", int, "idle seconds until LM Studio unloads the model, if it is loaded now"),
 )
 
 
@@ -67,6 +67,7 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_server(parser)
     add_showing(parser)
+    add_config(parser, ttl=False)
     sampling = parser.add_argument_group("sampling")
     for name, kind, text in _SAMPLING:
         sampling.add_argument(f"--{name}", type=kind, help=text)
@@ -86,37 +87,12 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which server."""
-    group = parser.add_argument_group("server", "An API token is read from LM_API_TOKEN or LMSTUDIO_API_TOKEN.")
-    group.add_argument("--url", default=DEFAULT_URL, help="its address (default: %(default)s)")
-    group.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="longest silence to wait through (default: no limit)"
-    )
-    group.add_argument("--replay", metavar="FOLDER", help="a tape that answers in the server's stead")
-
-
 def add_showing(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what is shown of a reply."""
     parser.add_argument(
         "--thinking", action=argparse.BooleanOptionalAction, default=True, help="show the thought (default: yes)"
     )
     parser.add_argument("--stats", action="store_true", help="say how long it took, and how many tokens")
-
-
-def connect(options: argparse.Namespace) -> LMStudio:
-    """The server that the arguments name, or the tape that stands for it."""
-    from ..client import LMStudio
-    from ..connection import Timeouts
-
-    transport = getattr(options, "transport", None)  # `record` sets one
-    if options.replay is not None:
-        from ..tape.tape import Tape
-
-        transport = Tape(options.replay).replay()
-    return LMStudio(
-        options.url, timeouts=Timeouts(first_byte=options.timeout, idle=options.timeout), transport=transport
-    )
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
@@ -126,7 +102,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     from ..client import Phi4
 
     with connect(options) as client:
-        chat = Phi4(client, model=options.model, instructions=options.instructions).chat(before)
+        model = ready_model(client, options, output)
+        chat = Phi4(client, model=model, instructions=options.instructions).chat(before)
         code = print_reply(chat.stream(prompt, **ask_parameters(options)), output, options)
     if options.history and len(chat.history) > len(before):
         history.save(options.history, chat.history)

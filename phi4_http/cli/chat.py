@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidRequest, Phi4Error
 from ..events import Reply
 from . import history
-from .asking import add_request, ask_parameters, connect, print_reply, stats_line
+from .asking import add_request, ask_parameters, print_reply, stats_line
 from .exits import INTERRUPTED
+from .loading import ready_model
 from .output import Output
+from .server import connect
 
 if TYPE_CHECKING:
     from ..client import Chat, Phi4
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         import readline  # noqa: F401  # gives `input` line editing and a history
 
     with connect(options) as client:
-        phi = Phi4(client, model=options.model, instructions=options.instructions)
+        phi = Phi4(client, model=ready_model(client, options, output), instructions=options.instructions)
         return _Session(phi, phi.chat(before), output, options).talk()
 
 

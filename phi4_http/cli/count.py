@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from . import history
-from .asking import add_model, add_prompt, add_server, connect, read_prompt
+from .asking import add_model, add_prompt, read_prompt
 from .output import Output
+from .server import add_server, connect
 
 
 def register(commands: Any) -> None:

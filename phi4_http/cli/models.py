@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
+from ..errors import Phi4Error
 from ..models import ModelInfo
-from .asking import add_server, connect
 from .output import Output
+from .server import add_server, connect
+
+if TYPE_CHECKING:
+    from ..client import LMStudio
 
 _UNKNOWN = "?"
 
@@ -29,6 +33,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """List the models."""
     with connect(options) as client:
         models = client.models()
+        sizes = _sizes(client)
+    models = tuple(replace(model, size_bytes=model.size_bytes or sizes.get(model.id)) for model in models)
     if output.as_json:
         for model in models:
             output.object(
@@ -39,6 +45,14 @@ def run(options: argparse.Namespace, output: Output) -> int:
     else:
         output.note("the server lists no model")
     return 0
+
+
+def _sizes(client: LMStudio) -> dict[str, int | None]:
+    """Sizes in bytes, which only the native v1 list tells (LM Studio 0.4.0 and later)."""
+    try:
+        return {model.id: model.size_bytes for model in client.downloaded(ways=["rest"])}
+    except Phi4Error:
+        return {}
 
 
 def row(model: ModelInfo) -> tuple[str, ...]:

@@ -8,8 +8,24 @@
 
 The public names are found when they are first used: reading a tape and serving it need no httpx.
 
-    errors -> exchange -> format, playback, matching -> scrub, recorder -> loopback -> server
-                                                                        -> transport -> tape, proxy
+    exchange   what a recorded exchange is                     values
+    playback   when each piece is due, how the body is cut     pure
+    scrub      what must not reach a tape                      pure
+    matching   which exchange answers a request                pure
+    show       a tape as text                                  pure
+    mode       when to play and when to record                 pure
+    format     exchanges as files; FORMAT.md is the page on it
+    check      what is wrong with a tape
+    recorder   exchanges onto a tape as they happen
+    shipped    where the tapes are that come along
+    loopback   a quiet HTTP server
+    server     … that plays a tape
+    transport  a tape as an httpx transport, both faces
+    tape       `Tape`, which makes these
+    proxy      a server that records what passes
+    pytest_plugin
+
+Imports run down this list, never up.
 """
 
 from __future__ import annotations
@@ -36,7 +52,6 @@ if TYPE_CHECKING:
     from .proxy import RecordingProxy as RecordingProxy
     from .server import ReplayServer as ReplayServer
     from .server import Served as Served
-    from .shipped import shipped as shipped
     from .tape import Tape as Tape
     from .transport import TapeTransport as TapeTransport
 
@@ -49,7 +64,6 @@ _HOMES = {
     "playback": "Playback",
     "proxy": "RecordingProxy",
     "server": "ReplayServer Served",
-    "shipped": "shipped",
     "tape": "Tape",
     "transport": "TapeTransport",
 }

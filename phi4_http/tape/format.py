@@ -35,6 +35,8 @@ PART_SUFFIX = ".part"
 
 _CUTS_LINE = b'  "cuts": ['
 _BLOCK = 1 << 16
+_HEADER = re.compile(r"[\t\x20-\x7e\x80-\xff]+")
+"""Latin-1 without control characters: a line end would begin another header."""
 
 
 def load_tape(folder: str | os.PathLike[str]) -> tuple[Exchange, ...]:
@@ -113,11 +115,6 @@ class ExchangeWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._body: IO[bytes] = open(self._parts[0], "xb" if exclusive else "wb")  # noqa: SIM115 (closed by commit, discard)
         self._cuts: IO[bytes] = open(self._parts[1], "wb")  # noqa: SIM115 (closed by commit, discard)
-
-    @property
-    def size(self) -> int:
-        """Bytes of body so far."""
-        return self._size
 
     def cut(self, at: float, size: int) -> None:
         """A piece of `size` bytes came `at` seconds after the request went out."""
@@ -304,6 +301,8 @@ def _response(section: _Fields) -> RecordedResponse:
         name, colon, value = line.partition(":") if isinstance(line, str) else ("", "", "")
         if not colon:
             raise section.error(f"headers[{index}]", f"is not 'Name: value' but {line!r}")
+        if not _HEADER.fullmatch(line):
+            raise section.error(f"headers[{index}]", f"has a character that HTTP can't carry: {line!r}")
         headers.append((name, value.removeprefix(" ")))
     status = section.integer("status")
     if not 200 <= status <= 599:

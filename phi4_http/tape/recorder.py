@@ -121,9 +121,7 @@ class Recording:
         self._tail = (self._tail + data)[-len(_DONE) - 4 :]
 
     def end(self, end: End = End.CLEAN) -> None:
-        """The body has ended so. An exchange with no head is not kept. Harmless when repeated."""
-        if self._response is None:
-            self.discard()
+        """The body has ended so; without a head there is nothing to keep. Harmless when repeated."""
         if not self._open or self._response is None:
             return
         self._open = False

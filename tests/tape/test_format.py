@@ -13,13 +13,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from phi4_http.tape import errors
 from phi4_http.tape.errors import TapeError
 from phi4_http.tape.exchange import Cut, End, Exchange, InMemory, OnDisk, RecordedRequest
 from phi4_http.tape.format import ExchangeWriter, exchange_files, load_exchange, load_tape, write_exchange
 
-from .support import ORIGIN, edit, exchange, exchanges, facts, stream
+from .support import ORIGIN, calm, edit, exchange, exchanges, facts, stream
 
 
+@calm
 @given(exchanges())
 @example(exchange(body={"text": "\ud800 a lone surrogate", "cuts": [[1, 2]]}))
 @example(exchange(body='{"a": 1, "a": 2}'))
@@ -33,6 +35,7 @@ def test_what_is_written_is_read(made: Exchange) -> None:
         assert list(read.pieces()) == list(made.pieces())
 
 
+@calm
 @given(exchanges(), st.sampled_from([None, 0, 4]), st.booleans())
 def test_any_layout_is_read(made: Exchange, indent: int | None, cuts_first: bool) -> None:
     """The layout of the JSON and the order of its members don't count: people's editors have their own."""
@@ -45,6 +48,7 @@ def test_any_layout_is_read(made: Exchange, indent: int | None, cuts_first: bool
         assert facts(load_exchange(file)) == facts(made)
 
 
+@calm
 @given(exchanges())
 def test_writing_is_deterministic(made: Exchange) -> None:
     """The same exchange gives the same files, so that a diff shows what changed."""
@@ -178,6 +182,8 @@ def _drop(*path: str) -> Callable[[Any], None]:
         (_set("body", "bytes", to=1), "body.bytes", "1, but hello.sse has 23"),
         (_set("body", "sha256", to="0" * 64), "body.sha256", "does not fit hello.sse"),
         (_set("body", "end", to="fine"), "body.end", "none of clean, cut"),
+        (_set("response", "headers", to=["A: b\r\nC: d"]), "response.headers[0]", "HTTP can't carry"),
+        (_set("response", "headers", to=["A: ☃"]), "response.headers[0]", "HTTP can't carry"),
         (_set("cuts", to={}), "cuts", "not an array"),
         (_set("cuts", 0, to=[0.0]), "cuts[0]", "not [seconds, bytes]"),
         (_set("cuts", 1, to=[0.0, True]), "cuts[1]", "not [seconds, bytes]"),
@@ -312,3 +318,18 @@ def test_cuts_in_memory_must_add_up() -> None:
             end=End.CLEAN,
             origin=ORIGIN,
         )
+
+
+def test_the_documented_example_is_a_tape(tmp_path: Path) -> None:
+    """The example on the page about the format is read, and the page names every field that is written."""
+    page = (Path(errors.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+    text = page.partition("```json\n")[2].partition("```")[0]
+    (tmp_path / "example.json").write_text(text, encoding="utf-8")
+    (tmp_path / "example.sse").write_bytes(b"x" * 574)
+    edit(tmp_path / "example.json", lambda data: data["body"].pop("sha256"))
+    (example,) = load_tape(tmp_path)
+    assert (example.response.seconds, len(example.cuts), example.end) == (0.798, 2, End.CLEAN)
+    written = json.loads(write_exchange(tmp_path, exchange("all", body=b"\xff")).read_text(encoding="utf-8"))
+    named = [f"{part}.{name}" for part in ("origin", "request", "response", "body") for name in written[part]]
+    assert [name for name in ["format", "cuts", *named] if f"| `{name}`" not in page] == []
+    assert [end for end in End if f"| `{end}` |" not in page] == []

@@ -22,7 +22,7 @@ from phi4_http.tape.server import ReplayServer, Served
 from phi4_http.tape.shipped import shipped
 from phi4_http.tape.tape import Tape
 
-from .support import SECRET, exchange, facts, stream
+from .support import SECRET, exchange, facts, needs_curl, stream
 from .test_server import InTurns, until
 
 FIXTURES = {one.name: one for folder in ("phi4", "llama_cpp") for one in load_tape(shipped(folder))}
@@ -47,6 +47,7 @@ def openai_text(url: str, body: dict[str, Any], http_client: Any = None) -> str:
         return "".join(choice.delta.content or "" for event in events for choice in event.choices)
 
 
+@needs_curl
 @pytest.mark.parametrize("playback", [Playback(speed=20), Playback(speed=None, recut=1)], ids=["fast", "single bytes"])
 @pytest.mark.parametrize("name", ["backslash-closer", "cut-anywhere", "cpp-utf8-stream", "v0-models", "overflow-1-400"])
 def test_curl_records_and_replays_byte_for_byte(tmp_path: Path, playback: Playback, name: str) -> None:
@@ -66,6 +67,7 @@ def test_curl_records_and_replays_byte_for_byte(tmp_path: Path, playback: Playba
         assert curl(again.url + made.request.path, made.request.body or {}, *method) == made.body
 
 
+@needs_curl
 def test_the_cuts_are_those_of_the_server(tmp_path: Path) -> None:
     """Each HTTP chunk that the server sent is one cut on the tape, at about its time."""
     made = stream(20, pause=0.02, body={"n": 1})
@@ -172,7 +174,9 @@ def test_leaving_closes_the_connection_to_the_server(tmp_path: Path, before_the_
             if before_the_head:
                 time.sleep(0.2)
             else:
-                connection.recv(1000)
+                received = b""
+                while b"data: 1\n\n" not in received:
+                    received += connection.recv(1000)
         until(lambda: served and passed)
     assert served[0].left
     assert passed[0].left

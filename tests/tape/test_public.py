@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +31,47 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     """An unknown name is an AttributeError, as everywhere."""
     with pytest.raises(AttributeError, match="has no attribute 'Cassette'"):
         tape.Cassette  # noqa: B018 (the access is the point)
+
+
+FOLDER = Path(tape.__file__).parent
+ORDER = [
+    "errors",
+    *re.findall(r"^    (\w+)(?:   *\S.*)?$", (tape.__doc__ or "").partition("no httpx.")[2], re.MULTILINE),
+]
+PURE = {"errors", "exchange", "playback", "scrub", "matching", "show", "mode"}
+
+
+def imports(module: str) -> list[ast.ImportFrom | ast.Import]:
+    """The imports of a module of the tape, those inside functions too."""
+    tree = ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def test_the_map_names_every_module() -> None:
+    """The list in the package's documentation is the list of its modules."""
+    assert sorted(ORDER) == sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "__init__")
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_run_one_way(module: str) -> None:
+    """A module imports only those above it in the list."""
+    used = {node.module for node in imports(module) if isinstance(node, ast.ImportFrom) and node.level == 1}
+    assert used <= set(ORDER[: ORDER.index(module)])
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_the_pure_modules_do_no_io(module: str) -> None:
+    """Values and decisions import nothing that reads a clock, a socket or a network."""
+    names = {alias.name for node in imports(module) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in imports(module) if isinstance(node, ast.ImportFrom) and not node.level}
+    assert not names & {
+        "time",
+        "datetime",
+        "socket",
+        "subprocess",
+        "http",
+        "http.server",
+        "httpx",
+        "asyncio",
+        "selectors",
+    }

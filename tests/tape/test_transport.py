@@ -233,8 +233,9 @@ def test_async_streams_take_turns(tmp_path: Path) -> None:
 
 _SERVE = """
 import sys
-from phi4_http.tape import Playback, ReplayServer, load_tape
-with ReplayServer(load_tape(sys.argv[1]), playback=Playback(speed=None)) as server:
+from phi4_http.tape import Match, Playback, ReplayServer, load_tape
+match = Match(loop=True)
+with ReplayServer(load_tape(sys.argv[1]), playback=Playback(speed=None), match=match) as server:
     print(server.url, flush=True)
     sys.stdin.read()
 """
@@ -242,14 +243,19 @@ with ReplayServer(load_tape(sys.argv[1]), playback=Playback(speed=None)) as serv
 
 def test_a_replay_costs_less_than_the_live_path(tmp_path: Path) -> None:
     """An event from a tape takes less of the processor than the same event from a server."""
-    tape = taped(tmp_path, stream(5000))
+    made = stream(5000)
+    tape = taped(tmp_path, made, match=Match(loop=True))
 
     def cost(transport: httpx.BaseTransport | None, url: str) -> float:
+        """The least of several times, since other processes are at work too."""
+        times = []
         with httpx.Client(transport=transport, trust_env=False) as client:
-            began = time.process_time()
-            with client.stream("POST", url + "/v1/chat/completions") as response:
-                assert sum(map(len, response.iter_raw())) == stream(5000).content.size
-            return time.process_time() - began
+            for _ in range(5):
+                began = time.process_time()
+                with client.stream("POST", url + "/v1/chat/completions") as response:
+                    assert sum(map(len, response.iter_raw())) == made.content.size
+                times.append(time.process_time() - began)
+        return min(times)
 
     command = [sys.executable, "-c", _SERVE, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -489,12 +495,11 @@ def test_a_callers_rule_scrubs(get: Face, tmp_path: Path) -> None:
 
 
 def test_an_inner_transport_of_the_wrong_kind_is_told(tmp_path: Path) -> None:
-    """A blocking client with an async inner transport fails at once, and says what it needs."""
-    with (
-        httpx.Client(transport=Tape(tmp_path).record(httpx.AsyncHTTPTransport())) as client,
-        pytest.raises(TypeError, match="needs a blocking inner transport"),
-    ):
-        client.get(URL)
+    """A client with an inner transport of the other kind fails at once, and says what it needs."""
+    with pytest.raises(TypeError, match="needs a blocking inner transport"):
+        get_blocking(Tape(tmp_path).record(httpx.AsyncHTTPTransport()), URL)
+    with pytest.raises(TypeError, match="needs an async inner transport"):
+        get_async(Tape(tmp_path).record(httpx.HTTPTransport()), URL)
     assert load_tape(tmp_path) == ()
 
 

@@ -1,0 +1,222 @@
+"""`ps`, `load`, `unload`, `estimate` and `server`: models in memory, and the server itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerError, UnsupportedSetting
+from ..loading import LoadConfig
+from ..models import Instance
+from .output import Output
+from .server import add_server, connect
+
+if TYPE_CHECKING:
+    from ..client import LMStudio
+
+log = logging.getLogger("phi4_http")
+
+_BAR = 24  # characters
+_UNKNOWN = "?"
+
+
+def register(commands: Any) -> None:
+    """Add the commands."""
+    _add(commands, "ps", list_loaded, "list the loaded models", "Lists the loaded instances, and what they are doing.")
+    load = _add(
+        commands, "load", run_load, "load a model", "Loads a model with exactly what is asked for, or says why not."
+    )
+    load.add_argument("key", metavar="KEY", help="the model's key, as `models` lists it")
+    add_config(load)
+    load.add_argument("--parallel", type=int, metavar="N", help="requests served at a time")
+    load.add_argument("--identifier", metavar="NAME", help="the instance's name in requests (default: the key)")
+    load.add_argument("--allow-shorter", action="store_true", help="a shorter context than asked for is no error")
+    unload = _add(
+        commands, "unload", run_unload, "unload a model", "Unloads an instance, or all, and makes sure of it."
+    )
+    unload.add_argument("identifier", nargs="?", metavar="ID", help="the instance's identifier, as `ps` lists it")
+    unload.add_argument("--all", action="store_true", help="every instance on that machine")
+    estimate = _add(commands, "estimate", run_estimate, "what a load would take", "What loading a model would take.")
+    estimate.add_argument("key", metavar="KEY", help="the model's key")
+    add_config(estimate)
+    server = _add(commands, "server", run_server, "start, stop or look at the server", "LM Studio's own server.")
+    server.add_argument("action", choices=("start", "stop", "status"))
+    server.add_argument("--port", type=int, help="the port to start it on (default: that of --url)")
+
+
+def _add(commands: Any, name: str, run: Callable[..., int], short: str, long: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=short, description=long)
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    add_server(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser, *, ttl: bool = True) -> None:
+    """The arguments that say how a model is to be loaded."""
+    group = parser.add_argument_group("loading")
+    group.add_argument("--context-length", type=int, metavar="N", help="tokens of context")
+    group.add_argument("--gpu", metavar="SHARE", help="what goes to the GPU: max, off, auto, or a share from 0 to 1")
+    if ttl:
+        group.add_argument("--ttl", type=int, metavar="SECONDS", help="idle seconds after which it is unloaded")
+
+
+def config_of(options: argparse.Namespace) -> LoadConfig:
+    """What the arguments ask of a load. Raises InvalidRequest for what can't be."""
+    gpu: Any = options.gpu
+    with contextlib.suppress(ValueError, TypeError):
+        gpu = float(options.gpu)
+    return LoadConfig(
+        context_length=options.context_length,
+        gpu=gpu,
+        ttl=options.ttl,
+        parallel=getattr(options, "parallel", None),
+        identifier=getattr(options, "identifier", None),
+    )
+
+
+def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -> str | None:
+    """The model to ask, loaded just in time where it isn't: with the whole context it can have, unless asked otherwise.
+
+    None leaves the choice to the request. A model that was named is left to the server, unless it is to be loaded in
+    a certain way. What can't be loaded that way by any means that is there is an error before anything is asked.
+    """
+    config = config_of(options)
+    wanted = bool(set(config.settings) - {"ttl"})
+    if options.model is not None and not wanted:
+        return str(options.model)
+    from .. import endpoints
+    from ..manager import ModelManager
+
+    try:
+        name = options.model or client.run(endpoints.phi4_model())
+        info = client.model(name)
+    except (NotLMStudio, ServerError) as error:
+        if wanted or isinstance(error, AuthError):
+            raise
+        return None
+    if info.loaded is not False and not wanted:
+        return info.id
+    if config.context_length is None and info.loaded is False:
+        config = LoadConfig(context_length=info.max_context_length, gpu=config.gpu, ttl=config.ttl)
+    try:
+        with progress(output, f"loading {info.id}") as on_progress:
+            return ModelManager(client).get(info.id, config, on_progress=on_progress).identifier
+    except (LmsError, NotLMStudio, UnsupportedSetting) as error:
+        if wanted:
+            raise
+        log.warning("%s is loaded by the request itself, with LM Studio's default context: %s", info.id, error)
+        return info.id
+
+
+@contextlib.contextmanager
+def progress(output: Output, what: str) -> Iterator[Callable[[float], None]]:
+    """A bar on the terminal, or an object a line; nothing elsewhere."""
+    share = 0.0
+
+    def tell(now: float) -> None:
+        nonlocal share
+        share = now
+        if output.as_json:
+            output.object({"type": "progress", "share": now})
+
+    def bar(seconds: float) -> str:
+        full = round(share * _BAR)
+        return f"{what} [{'█' * full}{'·' * (_BAR - full)}] {share:.0%} {seconds:.0f} s"
+
+    with output.status(bar):
+        yield tell
+
+
+def run_load(options: argparse.Namespace, output: Output) -> int:
+    """Load one model."""
+    config = config_of(options)
+    with connect(options) as client, progress(output, f"loading {options.key}") as on_progress:
+        instance = client.load(options.key, config, allow_shorter=options.allow_shorter, on_progress=on_progress)
+    if output.as_json:
+        output.object({"type": "loaded", **_fields(instance)})
+    else:
+        output.line(instance.identifier)
+        length = instance.context_length
+        output.note(f"loaded{'' if length is None else f' with a context of {length:,} tokens'}")
+    return 0
+
+
+def run_unload(options: argparse.Namespace, output: Output) -> int:
+    """Unload one instance, or all."""
+    if (options.identifier is None) != options.all:
+        raise InvalidRequest("unload takes the identifier of an instance, or --all")
+    with connect(options) as client:
+        gone = client.unload_all() if options.all else (client.unload(options.identifier),)
+    for instance in gone:
+        if output.as_json:
+            output.object({"type": "unloaded", **_fields(instance)})
+        else:
+            output.line(instance.identifier)
+    if not gone:
+        output.note("nothing was loaded")
+    return 0
+
+
+def list_loaded(options: argparse.Namespace, output: Output) -> int:
+    """The loaded instances."""
+    with connect(options) as client:
+        instances = client.loaded()
+    if output.as_json:
+        for instance in instances:
+            output.object({"type": "instance", **_fields(instance)})
+    elif instances:
+        output.table([("IDENTIFIER", "MODEL", "STATUS", "CONTEXT", "TTL"), *map(_row, instances)])
+    else:
+        output.note("nothing is loaded")
+    return 0
+
+
+def run_estimate(options: argparse.Namespace, output: Output) -> int:
+    """What a load would take; an exit code of 6 where it does not fit."""
+    with connect(options) as client:
+        guess = client.estimate(options.key, config_of(options))
+    if output.as_json:
+        output.object({"type": "estimate", **asdict(guess)})
+    else:
+        output.line(f"GPU memory    {guess.gpu_bytes / 2**30:.2f} GiB")
+        output.line(f"total memory  {guess.total_bytes / 2**30:.2f} GiB")
+        sure = "" if guess.confident else " (LM Studio is not sure)"
+        output.line(f"{'fits' if guess.fits else 'does not fit'}{sure}")
+    return 0 if guess.fits else 6
+
+
+def run_server(options: argparse.Namespace, output: Output) -> int:
+    """Start, stop, or look."""
+    if options.port is not None and options.action != "start":
+        raise InvalidRequest("--port goes with server start")
+    with connect(options) as client:
+        if options.action == "start":
+            status = client.server_start(options.port)
+        else:
+            status = client.server_stop() if options.action == "stop" else client.server_status()
+    if output.as_json:
+        output.object({"type": "server", **asdict(status)})
+    else:
+        output.line(f"running on port {status.port}" if status.running else "not running")
+    return 0 if status.running or options.action == "stop" else 3
+
+
+def _row(instance: Instance) -> tuple[str, ...]:
+    length, longest = instance.context_length, instance.max_context_length
+    return (
+        instance.identifier,
+        instance.model,
+        instance.status or _UNKNOWN,
+        f"{_UNKNOWN if length is None else f'{length:,}'} / {_UNKNOWN if longest is None else f'{longest:,}'}",
+        "-" if instance.ttl is None else f"{instance.ttl:,.0f} s",
+    )
+
+
+def _fields(instance: Instance) -> dict[str, Any]:
+    fields = asdict(instance)
+    return {**{name: value for name, value in fields.items() if name != "type"}, "model_type": fields["type"]}
