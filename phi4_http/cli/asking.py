@@ -102,6 +102,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     from ..client import Phi4
 
     with connect(options) as client:
+        # What can't be sent is refused before a model is loaded for it: a stream that is not entered sends nothing.
+        Phi4(client, model=options.model).chat(before).stream(prompt, **ask_parameters(options))
         model = ready_model(client, options, output)
         chat = Phi4(client, model=model, instructions=options.instructions).chat(before)
         code = print_reply(chat.stream(prompt, **ask_parameters(options)), output, options)

@@ -125,9 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
         status, said = self._route(body, knobs)
-        content = json.dumps(said).encode()
+        kind, content = "application/json", json.dumps(said).encode()
+        if status == 200 and isinstance(body, dict) and body.get("stream"):
+            kind, content = "text/event-stream", _as_stream(said)
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -247,6 +249,16 @@ class _Handler(BaseHTTPRequestHandler):
                 state["loaded"].append(found)
             found.update(lastUsedTime=int(time.time() * 1000), used=time.time())
         return None
+
+
+def _as_stream(said: dict[str, Any]) -> bytes:
+    """A whole answer as the two events of a short stream."""
+    choice = said["choices"][0]
+    chunks = [
+        {**said, "usage": None, "choices": [{"index": 0, "delta": choice["message"], "finish_reason": None}]},
+        {**said, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]},
+    ]
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
 
 
 def _needs() -> str:
