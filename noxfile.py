@@ -19,7 +19,7 @@ def group(name: str) -> list[str]:
 def run_tests(session: nox.Session, *requirements: str) -> None:
     """Test the wheel as it is installed, not the sources beside it."""
     session.install(".", *requirements, *group("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or ["-n", "auto"]))
 
 
 @nox.session

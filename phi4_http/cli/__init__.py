@@ -9,6 +9,7 @@ Contract: the solution goes to stdout; the thought, the status and messages go t
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from .. import __version__
@@ -38,7 +39,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the arguments and run the command; return its exit code."""
     prepare_streams()
-    return run_command(build_parser().parse_args(arguments))
+    return run_command(parse(sys.argv[1:] if arguments is None else arguments))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments as options. What follows `--` after `record` is a command of its own, for `record` to run."""
+    head, tail = list(arguments), []
+    if head[:1] == ["record"] and "--" in head:
+        at = head.index("--")
+        head, tail = head[:at], head[at + 1 :]
+    options = build_parser().parse_args(head)
+    if tail:
+        options.command = tail
+    return options
 
 
 def run_command(options: argparse.Namespace) -> int:

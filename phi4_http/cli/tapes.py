@@ -43,6 +43,7 @@ def _register_serve(commands: Any) -> None:
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="times as fast as it was; 0: no waiting")
     parser.add_argument("--recut", type=int, metavar="N", help="cut bodies anew, into pieces of N bytes")
     parser.add_argument("--loop", action="store_true", help="play exchanges again when all were played")
+    _add_scrub(parser)
     parser.add_argument("--any-body", action="store_true", help="let method and path decide which exchange answers")
     parser.add_argument("--json", action="store_true", help="one object a line: the address, then each request")
     parser.set_defaults(run=serve)
@@ -64,16 +65,17 @@ def _register_record(commands: Any) -> None:
         default="once",
         help="once: only onto an empty tape (default); new: beside what is there; all: in place of it",
     )
-    parser.add_argument(
-        "--scrub", action="append", default=[], metavar="REGEX", help="what else must not reach the tape"
-    )
+    _add_scrub(parser)
     parser.add_argument("--listen", type=int, metavar="PORT", help="be a proxy on this port; 0: a free one")
     parser.add_argument("--upstream", metavar="URL", help="the server behind the proxy")
     parser.add_argument("--json", action="store_true", help="as a proxy: one object a line")
+    parser.set_defaults(run=record, command=())
+
+
+def _add_scrub(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="such as: ask 'Is 391 prime?'"
+        "--scrub", action="append", default=[], metavar="REGEX", help="what beside tokens does not reach the tape"
     )
-    parser.set_defaults(run=record)
 
 
 def _register_tape(commands: Any) -> None:
@@ -107,7 +109,13 @@ def serve(options: argparse.Namespace, output: Output) -> int:
         playback = Playback(speed=options.speed or None, recut=options.recut)
         match = Match(body=not options.any_body, loop=options.loop)
         server = ReplayServer(
-            exchanges, host=options.host, port=options.port, playback=playback, match=match, report=_report(output)
+            exchanges,
+            host=options.host,
+            port=options.port,
+            playback=playback,
+            match=match,
+            scrub=options.scrub,
+            report=_report(output),
         )
     except (OSError, ValueError, OverflowError) as error:
         raise InvalidRequest(str(error)) from None
@@ -118,7 +126,7 @@ def record(options: argparse.Namespace, output: Output) -> int:
     """Record a command of ours, or be a proxy."""
     from ..tape.tape import Tape
 
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    command = options.command
     if bool(command) == (options.upstream is not None):
         raise InvalidRequest("record takes either a command after --, or --upstream with --listen")
     try:
@@ -144,9 +152,9 @@ def record(options: argparse.Namespace, output: Output) -> int:
 
 
 def _record_command(command: Sequence[str], tape: Tape, mode: str) -> int:
-    from . import build_parser, run_command
+    from . import parse, run_command
 
-    options = build_parser().parse_args(command)
+    options = parse(command)
     if not hasattr(options, "url"):
         raise InvalidRequest(f"{command[0]!r} asks no server: there is nothing to record")
     options.transport = tape.record(recorder=tape.recorder(anew=mode == "all"))
