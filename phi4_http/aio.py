@@ -17,7 +17,7 @@ import httpx
 
 from . import endpoints, inventory, lifecycle, lms_server, structured
 from .answers import ChatCompletion, Completion, Embeddings
-from .asking import Counted, Prepared, Settings, System, plain
+from .asking import Counted, Prepared, Settings, System, plain, told_apart
 from .connection import (
     DEFAULT_URL,
     Timeouts,
@@ -44,7 +44,6 @@ from .lms_server import ServerStatus
 from .lms_text import Estimate
 from .loading import LoadConfig, Way
 from .models import Instance, ModelInfo
-from .parameters import check
 from .probing import Probe
 from .progress import ReplyProgress, Turn
 from .reply import ReplyDecoder
@@ -409,10 +408,17 @@ class AsyncPhi4:
         reserve: int | None = None,
         counter: Callable[[Sequence[Message]], int] | Counter | None = None,
         rescue: Rescue | None = None,
-        **parameters: Unpack[Parameters],
+        **parameters: Unpack[AskParameters],
     ) -> None:
         self._settings = Settings(
-            model, instructions, opener, closer, system, reserve, counter, rescue or Rescue(), check(parameters)
+            model,
+            instructions,
+            opener,
+            closer,
+            system,
+            reserve,
+            counter,
+            *told_apart(rescue or Rescue(), parameters),
         )
         self._owned = client is None
         self.client = client or AsyncLMStudio()

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from . import endpoints
 from .conversation import Conversation, Known, build_messages, merge_instructions
 from .counting import Counter, FirstThatCan, LlamaCpp, Message, OneToken, Own, Vllm, bound
-from .errors import InvalidRequest, NotLMStudio, ServerError
+from .errors import ContextOverflow, InvalidRequest, NotLMStudio, ServerError
 from .flow import Flow, ready
 from .models import ModelInfo
 from .parameters import check
@@ -105,9 +105,7 @@ class Settings:
         parameters: Mapping[str, Any],
     ) -> Flow[Prepared]:
         """The request for one prompt. What can be refused is refused here, before the flow's first step."""
-        settings = {name: value for name, value in parameters.items() if name in _RESCUE and value is not None}
-        rescue = replace(self.rescue, **settings)
-        asked = check({name: value for name, value in parameters.items() if name not in _RESCUE})
+        rescue, asked = told_apart(self.rescue, parameters)
         fields = {**SAMPLING, **self.parameters, **asked}
         said = merge_instructions(self.instructions, instructions)
         # Built now, so that a prompt or a history that can't be sent is refused before anything is.
@@ -202,7 +200,17 @@ class Settings:
         messages = build_messages(prompt, history=conversation.history, instructions=instructions, with_system=not omit)
         limit, native = yield from context_length(model)
         count = yield from self._counter(model, native, None).count(messages)
+        if count.too_long and count.tokens is None:
+            raise ContextOverflow(None, limit)
         return Counted(count.tokens, limit, count.requests, model)
+
+
+def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, dict[str, Any]]:
+    """What is done about a thought, and the body fields, out of the parameters of a question; what is None was not
+    given. Raises InvalidRequest for what can't be."""
+    settings = {name: value for name, value in parameters.items() if name in _RESCUE and value is not None}
+    fields = check({name: value for name, value in parameters.items() if name not in _RESCUE})
+    return replace(rescue, **settings), fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,9 @@ def request_options(to: Endpoint, step: Http) -> dict[str, Any]:
         headers["Content-Type"] = "application/json"
         if step.body.get("stream"):
             headers |= {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+            # A server that fails while it streams closes the connection a moment after the last byte (measured on
+            # llama-cpp-python): the next request must not find it in the pool.
+            headers["Connection"] = "close"
     read = step.timeout if step.timeout is not None else timeouts.first_byte if step.slow else timeouts.request
     return {
         "method": step.method,

@@ -52,6 +52,8 @@ class Count:
 
     tokens: int | None
     requests: int = 0
+    too_long: bool = False
+    """Whether the server refused the prompt as too long; it may not say by how much."""
 
 
 class Counter(Protocol):
@@ -131,8 +133,9 @@ class FirstThatCan:
             source = self._able[0]
             count = yield from source.count(messages)
             requests += count.requests
-            if count.tokens is not None and sensible(count.tokens, messages):
-                return Count(count.tokens, requests)
+            believed = count.tokens is not None and sensible(count.tokens, messages)
+            if believed or count.too_long:
+                return Count(count.tokens if believed else None, requests, count.too_long)
             if count.tokens is not None:
                 log.warning("%s counts %s tokens: not believed", type(source).__name__, count.tokens)
             # Another task may have asked it at the same time, and taken it out.
@@ -159,8 +162,8 @@ def least(messages: Iterable[Message]) -> int:
 def one_token(path: str, body: Mapping[str, Any]) -> Flow[Count]:
     """What the server counts of a prompt when it is asked for one token of reply.
 
-    An overflow tells the count too. A server that answers otherwise does not count: the request that is meant, which
-    comes after this one, will tell what is wrong.
+    An overflow tells the count too. What answers, but not as a server of this kind (a replayed stream, say), does not
+    count: the request that comes after this one will tell. Raises what the server says went wrong.
     """
     answer = yield Http("POST", path, body, slow=True)
     content_type = answer.headers.get("content-type")
@@ -169,10 +172,8 @@ def one_token(path: str, body: Mapping[str, Any]) -> Flow[Count]:
             answer.body, url=answer.url, status=answer.status, content_type=content_type, model=body["model"]
         )
     except ContextOverflow as overflow:
-        # Too much by an unknown amount is at least one more than there is room for.
-        more = overflow.limit + 1 if overflow.limit is not None else None
-        return Count(overflow.needed if overflow.needed is not None else more, 1)
-    except (NotLMStudio, ServerError) as error:
+        return Count(overflow.needed, 1, too_long=True)
+    except NotLMStudio as error:
         log.debug("%s does not count: %s", path, error)
         return Count(None, 1)
     usage = payload.get("usage")

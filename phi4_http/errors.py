@@ -96,7 +96,8 @@ class ServerUnreachable(Phi4Error):
     def __str__(self) -> str:
         if self.timed_out:
             return f"{self.url} did not answer in time: {self.reason}."
-        return f"no server at {self.url}: {self.reason}. Start it with `lms server start`, or give another address (--url)."
+        what_to_do = "Start it with `lms server start`, or give another address (--url)."
+        return f"no server at {self.url}: {self.reason}. {what_to_do}"
 
 
 class NotLMStudio(Phi4Error):

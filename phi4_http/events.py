@@ -116,7 +116,8 @@ class Reply:
     thought_closed: bool
     solution: str
     raw: str
-    """The text as the server sent it, tags included. Text from a reasoning field is not in it but in `thought`."""
+    """The text as the server sent it, tags included. Text from a reasoning field is not in it but in `thought`; what
+    ended a thought for the model is, as if the model had written it."""
     finish_reason: str | None = None
     usage: Usage | None = None
     stats: Stats = Stats()

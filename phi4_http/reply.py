@@ -37,6 +37,8 @@ _KNOWN = frozenset({"id", "object", "created", "model", "system_fingerprint", "c
 _SERVER_STATS = ("stats", "timings")
 _LENGTH = ("length", "max_tokens")
 _TOOL_CALLS = ("tool_calls", "function_call")
+# Between a thought that is ended for the model and its solution.
+_GAP = "\n\n"
 
 
 class ReplyDecoder:
@@ -234,7 +236,7 @@ class ReplyDecoder:
     def continued(self, prompt: str) -> str:
         """The prompt, what the model has written, and the end of its thought: its answer goes on from here."""
         written = self._splitter.written_after(prompt)
-        return f"{prompt}{written}{self._last_words}{self._splitter.closing_tag}\n\n"
+        return f"{prompt}{written}{self._last_words}{self._splitter.closing_tag}{_GAP}"
 
     @property
     def _last_words(self) -> str:
@@ -253,7 +255,7 @@ class ReplyDecoder:
         self._forced = Forced(self._end_because, tokens, template, requests, (first, None))
         self._usage = self._finish_reason = None
         self._width, self.done, self._saw_data = -1, False, False
-        events = self._splitter.end_thought(self._last_words)
+        events = self._splitter.end_thought(self._last_words, _GAP)
         self._clock.note(events, at)
         return events  # type: ignore[return-value]  # a list of some of its members
 

@@ -15,6 +15,9 @@ from .events import Reply
 
 _FENCE = re.compile(r"```[ \t]*(?:json|JSON)?[ \t]*\n(.*?)```", re.DOTALL)
 _START = re.compile(r"[\[{]")
+# Characters that are looked at in all, for each of the text and at least: every bracket may be the start of a value,
+# and a model that does nothing but open them must not keep the caller waiting. One that digs too deep counts as some.
+_EFFORT, _LEAST_EFFORT, _TOO_DEEP = 20, 1_000_000, 100_000
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -74,12 +77,16 @@ def _values(text: str) -> Iterator[Any]:
             yield json.loads(candidate)
         except (ValueError, RecursionError):
             continue
-    decoder, position = json.JSONDecoder(), 0
-    while found := _START.search(text, position):
+    decoder, position, effort = json.JSONDecoder(), 0, _LEAST_EFFORT + _EFFORT * len(text)
+    while effort > 0 and (found := _START.search(text, position)):
         try:
             value, position = decoder.raw_decode(text, found.start())
-        except (ValueError, RecursionError):
+        except json.JSONDecodeError as error:
             position = found.end()
+            effort -= error.pos - found.start()
+        except RecursionError:
+            position = found.end()
+            effort -= _TOO_DEEP
         else:
             yield value
 

@@ -170,16 +170,16 @@ class ThinkSplitter:
         self._field_text(self._unmark_field.feed(text))
         return self._out()
 
-    def end_thought(self, last_words: str = "") -> list[TextEvent]:
-        """End a thought that runs, for the model, which goes on to its solution: as if it had written these last words
-        and the closing tag. What comes after a thought from a field is read as after any other."""
+    def end_thought(self, last_words: str = "", gap: str = "") -> list[TextEvent]:
+        """End a thought that runs, for the model, which goes on to its solution: as if it had written these last words,
+        the closing tag and the white space of `gap`. After a thought from a field, the rest is read as after any."""
         if not self.thinking:
             return []
         if self._at is _At.FIELD:
             events = self.feed_reasoning(last_words)
             self._closed, self._at, self._echo = True, _At.CLOSED, None
             return events
-        return self.feed(last_words + self.closing_tag)
+        return self.feed(last_words + self.closing_tag + gap)
 
     @property
     def closing_tag(self) -> str:

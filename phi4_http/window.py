@@ -111,6 +111,9 @@ def fit(
         middle = (low + high) // 2
         count: Count = yield from counter.count(window(middle))
         requests += count.requests
+        if count.too_long and not bounds.believes(middle, count.tokens):
+            bounds.learn_least(middle, limit + 1)
+            continue
         if count.tokens is None or not bounds.believes(middle, count.tokens):
             log.warning("the prompt can't be counted: the window is as long as the bound allows")
             high = min(high, last)
@@ -144,6 +147,11 @@ class _Bounds:
             self.at_most[shorter] = min(self.at_most[shorter], tokens)
             self.at_least[shorter] = max(self.at_least[shorter], tokens - shrunk)
             shrunk += self._sizes[shorter] if shorter < len(self._sizes) else 0
+
+    def learn_least(self, start: int, tokens: int) -> None:
+        """A window has that many tokens or more, and so has every longer one."""
+        for longer in range(start + 1):
+            self.at_least[longer] = max(self.at_least[longer], tokens)
 
     def learn_part(self, start: int, rest: int, tokens: int) -> None:
         """An exact count of an earlier request, all of which is in the window from `start`, with `rest` more bytes."""

@@ -26,7 +26,7 @@ from phi4_http.errors import (
 from phi4_http.flow import Answer, Completed, Flow, Http, Lms, Sleep, Step
 from phi4_http.flow import run as run_flow
 from phi4_http.inventory import Site, downloaded, listed
-from phi4_http.lifecycle import load, unload_all
+from phi4_http.lifecycle import estimate, load, unload_all
 from phi4_http.lms_server import server_status, server_stop
 from phi4_http.loading import LoadConfig
 
@@ -77,11 +77,21 @@ FAILED = Completed(("load",), 1, "", "Error: Boom\n")
 DONE = Completed(("load",), 0, "", "")
 
 
-def test_the_steps_of_a_load_are_few() -> None:
-    """List, state, load, state, and the server's view of it."""
+def test_the_steps_of_a_load_are_few(caplog: pytest.LogCaptureFixture) -> None:
+    """List, state, load, state, and the server's view of it; and nothing to warn of."""
     script = Script(ls=[LS], ps=[[], ps((KEY, KEY))], load=[DONE])
     assert drive(load(HERE, KEY), script).identifier == KEY
     assert script.asked == ["ls", "ps", "load", "ps", "/v0/models"]
+    assert caplog.text == ""
+
+
+def test_a_context_above_the_longest_is_refused_before_the_act() -> None:
+    """The list tells the longest; neither a load nor an estimate is asked for."""
+    for flow in (load, estimate):
+        script = Script(ls=[LS], ps=[[]])
+        with pytest.raises(InvalidRequest, match="from 1 to 131,072 tokens"):
+            drive(flow(HERE, KEY, LoadConfig(context_length=131_073)), script)
+        assert script.asked == ["ls", "ps"]
 
 
 def test_the_first_fault_is_told_where_looking_fails_too() -> None:

@@ -289,7 +289,7 @@ def test_a_loaded_model_with_other_settings_is_an_error(face: Face, world: World
     """Fewer slots than asked for is a difference too."""
     world.put(LLAMA, parallel=1)
     with pytest.raises(LoadFailed, match="loaded with another parallel"):
-        face.call("load", LLAMA, LoadConfig(parallel=4))
+        face.call("load", LLAMA, LoadConfig(context_length=4096, parallel=4))
 
 
 def test_a_name_that_another_model_has_is_refused(face: Face, world: World) -> None:
@@ -411,10 +411,13 @@ def test_a_load_that_takes_too_long_is_ended(face: Face, world: World) -> None:
         assert (state["loaded"], state["pending"]) == ([], [])
 
 
-def test_a_load_that_survives_its_killed_caller_is_found(face: Face, world: World) -> None:
+def test_a_load_that_survives_its_killed_caller_is_found(
+    face: Face, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     """LM Studio may go on loading without the command: the state is read again, and what is there is taken."""
     world.set(load_seconds=0.6, survives=True, deaf=True)
     assert face.call("load", LLAMA, LONG, timeout=0.3).context_length == 8192
+    assert "is loaded, though the load said" in caplog.text
 
 
 def test_a_hang_is_ended(face: Face, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,26 +91,27 @@ def own_turn(messages: Sequence[Message]) -> str:
     return "".join(turn(message["role"], said(message)) for message in messages) + ANSWER
 
 
-def _split(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+def split_system(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+    """The system message's text, and the other messages."""
     rest = [message for message in messages if message["role"] != "system"]
     return "".join(said(message) for message in messages if message["role"] == "system"), rest
 
 
 def built_in(messages: Sequence[Message]) -> str:
     """The trained prompt, whatever the caller's system message says: it is dropped."""
-    return turn("system", SYSTEM_PROMPT) + own_turn(_split(messages)[1])
+    return turn("system", SYSTEM_PROMPT) + own_turn(split_system(messages)[1])
 
 
 def dropped(messages: Sequence[Message]) -> str:
     """The caller's system message is dropped, and nothing put in its place."""
-    return own_turn(_split(messages)[1])
+    return own_turn(split_system(messages)[1])
 
 
 def merging(between: str) -> Template:
     """The system message goes into the first user's turn."""
 
     def template(messages: Sequence[Message]) -> str:
-        system, (first, *rest) = _split(messages)
+        system, (first, *rest) = split_system(messages)
         text = f"{system}{between}{said(first)}" if system else said(first)
         return own_turn([{"role": "user", "content": text}, *rest])
 
@@ -129,7 +130,7 @@ def built_in_and_merged(messages: Sequence[Message]) -> str:
 
 def user_lost(messages: Sequence[Message]) -> str:
     """With a system message, the user's words are gone."""
-    system, rest = _split(messages)
+    system, rest = split_system(messages)
     return turn("system", system) + ANSWER if system else own_turn(rest)
 
 
@@ -173,8 +174,8 @@ class StandIn:
     """Whether the server takes the thought out of the content itself."""
     says: Callable[[int], object] = int
     """What it says of a prompt's tokens."""
-    says_streaming: bool = True
-    """Whether its streams end with a count."""
+    says_streaming: Callable[[int], object] | None = int
+    """What its streams end with; None: no count."""
     refuses: Callable[[str, dict[str, Any]], Trouble | None] = lambda path, body: None
     """What goes wrong with a request, by path and body."""
     holds: Callable[[str, dict[str, Any]], bool] = lambda path, body: False
@@ -183,7 +184,7 @@ class StandIn:
     seen: list[str] = field(default_factory=list)
     """Every request, method and path."""
     left: list[str] = field(default_factory=list)
-    """The paths of streams that the client left before their end."""
+    """The paths of requests that the client left before their end."""
 
     def __enter__(self) -> StandIn:
         standin = self
@@ -202,6 +203,17 @@ class StandIn:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def note_asked(self, path: str, body: dict[str, Any]) -> None:
+        """A request has come."""
+        with self._leaving:
+            self.asked.append((path, body))
+            self._leaving.notify_all()
+
+    def wait_asked(self, times: int) -> bool:
+        """Wait until so many requests have come; False where they don't within the guard."""
+        with self._leaving:
+            return self._leaving.wait_for(lambda: len(self.asked) >= times, GUARD)
 
     def note_left(self, path: str) -> None:
         """A client has left a stream."""
@@ -241,9 +253,11 @@ class StandIn:
         return self.reply(prompt) if callable(self.reply) else self.reply
 
 
-Trouble = Literal["missing", "failed", "loading", "html", "overflow", "silent", "cut", "reset", "framed", "unreadable"]
-"""How a request goes wrong: refused with 404, 500, 503, a page or too many tokens; a stream with nothing in it, or one
-that after some text ends, breaks, says that it failed, or says what is no JSON."""
+Trouble = Literal[
+    "missing", "failed", "loading", "html", "overflow", "stalled", "silent", "cut", "reset", "framed", "unreadable"
+]
+"""How a request goes wrong: refused with 404, 500, 503, a page or too many tokens; not a byte until the client leaves;
+a stream with nothing in it, or one that after some text ends, breaks, says that it failed, or says what is no JSON."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -290,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.state
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         state.seen.append(f"POST {self.path}")
-        state.asked.append((self.path, body))
+        state.note_asked(self.path, body)
         trouble = state.refuses(self.path, body)
         if trouble is not None and self._refused(trouble):
             return
@@ -323,6 +337,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(b"<!doctype html><title>no</title>", "text/html", 200)
         elif trouble == "overflow":
             self._overflow(5000)
+        elif trouble == "stalled":
+            self._hold()
         else:
             return False
         return True
@@ -346,7 +362,8 @@ class _Handler(BaseHTTPRequestHandler):
         finish = "stop"
         if 0 < limit < len(pieces):
             pieces, finish = pieces[:limit], "length"
-        usage = {"prompt_tokens": state.says(needed), "completion_tokens": len(pieces)}
+        says = state.says_streaming if body.get("stream") else state.says
+        usage = says and {"prompt_tokens": says(needed), "completion_tokens": len(pieces)}
         if not body.get("stream"):
             text = "".join(pieces)
             choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
@@ -367,7 +384,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._hold()
                 return
             self._event({"id": "x", "choices": [{"index": 0, "finish_reason": finish, "delta": {}}]})
-            if state.says_streaming:
+            if usage:
                 self._event({"id": "x", "choices": [], "usage": usage})
             self._chunk(b"data: [DONE]\n\n")
             self._chunk(b"")

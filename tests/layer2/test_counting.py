@@ -29,7 +29,7 @@ from phi4_http.counting import (
     one_token,
     sensible,
 )
-from phi4_http.errors import InvalidRequest, ServerError
+from phi4_http.errors import ContextOverflow, InvalidRequest, ServerError
 from phi4_http.flow import Answer, Flow, Http, run
 
 HELLO: list[Message] = [{"role": "user", "content": "Is it late?"}]
@@ -107,8 +107,10 @@ def test_what_can_be_a_count_is_sensible() -> None:
 def test_every_source_counts_what_the_server_makes(face: Face, free: Any, template: standin.Template) -> None:
     """The count is that of the whole rendered prompt; only the one-token kind is a request to the model."""
     messages = build_messages("Is it late?", history=LONG, instructions="Be brief.")
-    with StandIn(template=template, free=free, native=not free) as server, face.phi(server.url) as phi:
-        phi = face.Phi4(phi.client, instructions="Be brief.")
+    with (
+        StandIn(template=template, free=free, native=not free) as server,
+        face.phi(server.url, instructions="Be brief.") as phi,
+    ):
         counted = face.wait(phi.count("Is it late?", history=LONG))
         assert counted.tokens == standin.count(template(messages))
         assert counted.requests == len(server.counting) == (0 if free else 1)
@@ -185,11 +187,28 @@ def test_a_prompt_that_does_not_fit_is_counted_by_its_refusal(face: Face) -> Non
         assert counted.tokens > counted.context_length
 
 
+def test_a_prompt_too_long_to_count_is_said_to_be(face: Face) -> None:
+    """A server that refuses without a number: an overflow, rather than no count or a wrong one."""
+    server = Recording(
+        {
+            "/api/v0/models": {"data": [{"id": MODEL, "state": "loaded", "loaded_context_length": 512}]},
+            f"/api/v0/models/{MODEL}": {"id": MODEL, "state": "loaded", "loaded_context_length": 512},
+            CHAT: (400, {"error": {"message": "Context size has been exceeded"}}),
+        }
+    )
+    with face.phi(server) as phi, pytest.raises(ContextOverflow) as caught:
+        face.wait(phi.count("Is it late?"))
+    assert (caught.value.needed, caught.value.limit) == (None, 512)
+
+
 def test_a_count_that_fails_is_an_error(face: Face) -> None:
     """The server's failure is raised, and not taken for a count."""
-    with StandIn(refuses=lambda path, body: "failed") as server, face.phi(server.url) as phi:
-        with pytest.raises(ServerError, match="the engine is gone"):
-            face.wait(phi.count("Is it late?"))
+    with (
+        StandIn(refuses=lambda path, body: "failed") as server,
+        face.phi(server.url) as phi,
+        pytest.raises(ServerError, match="the engine is gone"),
+    ):
+        face.wait(phi.count("Is it late?"))
 
 
 def test_nothing_to_count_is_refused(face: Face) -> None:
@@ -259,17 +278,17 @@ def test_an_answer_without_a_count_is_none(body: Mapping[str, Any]) -> None:
     ("message", "tokens"),
     [
         (
-            "Input does not fit in context length. The input has 900 tokens, but the context length only supports 512 tokens.",
+            "Input does not fit in context length. It has 900 tokens, but the context length only supports 512 tokens.",
             900,
         ),
         ("Context size has been exceeded", None),
-        ("Reached context length of 512 tokens with model", 513),
+        ("Reached context length of 512 tokens with model", None),
     ],
 )
 def test_an_overflow_is_a_count_as_far_as_it_says_one(message: str, tokens: int | None) -> None:
-    """The number that is needed; where only the limit is told, one more than that; else none."""
+    """The number that is needed, or only that it is too many."""
     flow = one_token("/v1/completions", {"model": "m", "prompt": "x"})
-    assert run(flow, answering((400, {"error": {"message": message}}))) == Count(tokens, 1)
+    assert run(flow, answering((400, {"error": {"message": message}}))) == Count(tokens, 1, too_long=True)
 
 
 @pytest.mark.parametrize(
@@ -325,6 +344,23 @@ def test_the_first_that_can_count_is_kept(useless: Any) -> None:
     assert run(counter.count(HELLO), perform) == Count(5, 2)
     assert run(counter.count(HELLO), perform) == Count(5, 1)
     assert (never.times, able.times, spare.times) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("said", [None, 0, 10**9])
+def test_a_prompt_too_long_to_count_leaves_its_source_able(said: Any) -> None:
+    """A server that refuses one prompt without a number may count the next."""
+
+    class Refuses(Says):
+        def count(self, messages: Sequence[Message]) -> Flow[Count]:
+            count = yield from super().count(messages)
+            return Count(count.tokens, 1, too_long=True)
+
+    source = Refuses(said)
+    counter = FirstThatCan([source])
+    perform = answering(*[(200, {})] * 9)
+    for _ in range(2):
+        assert run(counter.count(HELLO), perform) == Count(None, 1, too_long=True)
+    assert source.times == 2
 
 
 def test_where_nobody_can_count_there_is_no_count() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from layer2 import standin
 from layer2.histories import Message, chats
 from phi4_http.conversation import Known
-from phi4_http.counting import FRAME_TOKENS, TEMPLATE_TOKENS, Count, FirstThatCan, Own, bound
+from phi4_http.counting import FRAME_TOKENS, TEMPLATE_TOKENS, Count, Counter, FirstThatCan, Own, bound
 from phi4_http.errors import ContextOverflow
 from phi4_http.flow import Flow, Step, run
 from phi4_http.window import LARGEST_RESERVE, Reserve, Window, fit, reserve, turns
@@ -104,18 +104,20 @@ def check_is_the_longest(
     room: Reserve,
     known: Known | None = None,
     beside: int = 0,
+    by: Callable[[Asked], Counter] = Own,
 ) -> None:
     """All that is promised of a window whose counts are right."""
     chat, asked = taken_apart(messages), Asked(count)
     expected = longest_that_fits(chat, count, limit, room)
-    try:
-        window = fitted(messages, limit=limit, room=room, counter=Own(asked), known=known, beside=beside)
-    except ContextOverflow as overflow:
-        assert expected is None
-        assert overflow.limit == limit
-        assert overflow.needed is not None
-        assert limit < overflow.needed <= count(chat.windows[-1]) + room.least
+    arguments: dict[str, Any] = {"limit": limit, "room": room, "counter": by(asked), "known": known, "beside": beside}
+    if expected is None:
+        with pytest.raises(ContextOverflow) as caught:
+            fitted(messages, **arguments)
+        assert caught.value.limit == limit
+        assert caught.value.needed is not None
+        assert limit < caught.value.needed <= count(chat.windows[-1]) + room.least
     else:
+        window = fitted(messages, **arguments)
         check_is_window(chat, window)
         assert window.messages == expected
         assert window.tokens in (None, count(window.messages))
@@ -164,10 +166,13 @@ PARTS = st.integers(0, 40)
 def limit_at(chat: Chat, count: Counting, room: Reserve, part: int, off: int) -> int:
     """A limit near where something changes: a window that just fits, or does not by one token."""
     windows = chat.windows
-    return max(1, count(windows[part * (len(windows) - 1) // 40]) + room.wanted + off)
+    tokens: int = count(windows[part * (len(windows) - 1) // 40])
+    return max(1, tokens + room.wanted + off)
 
 
-_between = functools.lru_cache(maxsize=4096)(standin.count)
+@functools.lru_cache(maxsize=4096)
+def _between(text: str) -> int:
+    return standin.count(text)
 
 
 _SPECIAL = re.compile("(" + "|".join(map(re.escape, standin.SPECIAL)) + ")")
@@ -175,7 +180,8 @@ _SPECIAL = re.compile("(" + "|".join(map(re.escape, standin.SPECIAL)) + ")")
 
 def quick_count(text: str) -> int:
     """Tokens of a text, by the real tokenizer, the parts between special tokens counted apart and remembered."""
-    return sum(1 if at % 2 else _between(part) for at, part in enumerate(_SPECIAL.split(text)) if part)
+    parts = [part for part in _SPECIAL.split(text) if part]
+    return sum(1 if part in standin.SPECIAL else _between(part) for part in parts)
 
 
 def by_template(template: standin.Template) -> Counting:
@@ -421,6 +427,28 @@ def test_a_shorter_prompt_with_more_tokens_is_not_believed() -> None:
     assert len(seen) == 2
     assert len(window.messages) == seen[0] < seen[1]
     assert of_bytes(window.messages) <= limit
+
+
+@given(chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2), st.sampled_from(["needed", "nothing", "nonsense"]))
+@settings(deadline=None, max_examples=1000)
+def test_a_server_that_refuses_to_count_what_does_not_fit(
+    messages: list[Message], toy: Toy, room: Reserve, part: int, off: int, says: str
+) -> None:
+    """That a prompt was too long is as good as a count, whether or not it says by how much."""
+    limit = limit_at(taken_apart(messages), toy, room, part, off)
+
+    class Refuses:
+        def __init__(self, asked: Asked) -> None:
+            self.asked = asked
+
+        def count(self, window: Sequence[Message]) -> Flow[Count]:
+            tokens = self.asked(window)
+            if tokens <= limit:
+                return Count(tokens, 1)
+            return Count({"needed": tokens, "nothing": None, "nonsense": 10**9}[says], 1, too_long=True)
+            yield
+
+    check_is_the_longest(messages, toy, limit, room, by=Refuses)
 
 
 def test_turns_begin_where_the_user_speaks() -> None:
