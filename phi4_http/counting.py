@@ -131,7 +131,11 @@ class FirstThatCan:
         requests = 0
         while self._able:
             source = self._able[0]
-            count = yield from source.count(messages)
+            try:
+                count = yield from source.count(messages)
+            except NotLMStudio as error:  # what answers does so in another way than asked, as a replayed stream does
+                log.debug("%s can't count: %s", type(source).__name__, error)
+                count = Count(None)
             requests += count.requests
             believed = count.tokens is not None and sensible(count.tokens, messages)
             if believed or count.too_long:
@@ -162,8 +166,7 @@ def least(messages: Iterable[Message]) -> int:
 def one_token(path: str, body: Mapping[str, Any]) -> Flow[Count]:
     """What the server counts of a prompt when it is asked for one token of reply.
 
-    An overflow tells the count too. What answers, but not as a server of this kind (a replayed stream, say), does not
-    count: the request that comes after this one will tell. Raises what the server says went wrong.
+    An overflow tells the count too. Raises whatever else the server refuses with.
     """
     answer = yield Http("POST", path, body, slow=True)
     content_type = answer.headers.get("content-type")
@@ -173,9 +176,6 @@ def one_token(path: str, body: Mapping[str, Any]) -> Flow[Count]:
         )
     except ContextOverflow as overflow:
         return Count(overflow.needed, 1, too_long=True)
-    except NotLMStudio as error:
-        log.debug("%s does not count: %s", path, error)
-        return Count(None, 1)
     usage = payload.get("usage")
     tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
     return Count(tokens if is_count(tokens) and tokens > 0 else None, 1)

@@ -47,7 +47,7 @@ def models(api: Api | None = None) -> Flow[tuple[ModelInfo, ...]]:
     try:
         return (yield from _get(path("v0" if api is None else api, "models"), parse_v0_models))
     except (NotLMStudio, ServerError) as error:
-        if api is not None or isinstance(error, AuthError) or not _missing(error):
+        if api is not None or isinstance(error, AuthError) or not is_missing(error):
             raise
     log.debug("no /api/v0: taking names from /v1/models")
     return (yield from _get(path("v1", "models"), parse_openai_models))
@@ -63,7 +63,7 @@ def model(id: str) -> Flow[ModelInfo]:
     except ModelNotFound:
         pass
     except (NotLMStudio, ServerError) as error:
-        if isinstance(error, AuthError) or not _missing(error):
+        if isinstance(error, AuthError) or not is_missing(error):
             raise
     listed = yield from models()
     for info in listed:
@@ -100,7 +100,7 @@ def phi4_model() -> Flow[str]:
     return chosen
 
 
-def _missing(error: NotLMStudio | ServerError) -> bool:
+def is_missing(error: NotLMStudio | ServerError) -> bool:
     """Whether this is how a server says that it has no such endpoint."""
     return isinstance(error, NotLMStudio) or error.status in (404, 405, 501)
 
@@ -163,15 +163,16 @@ def check_model(model: str) -> str:
 
 def _get(path: str, parse: Callable[[Any], T], model: str | None = None) -> Flow[T]:
     answer = yield Http("GET", path)
-    return _read(answer, parse, model)
+    return read_answer(answer, parse, model)
 
 
 def _post(path: str, body: Mapping[str, Any], parse: Callable[[Any], T]) -> Flow[T]:
     answer = yield Http("POST", path, body, slow=True)
-    return _read(answer, parse, body["model"])
+    return read_answer(answer, parse, body["model"])
 
 
-def _read(answer: Answer, parse: Callable[[Any], T], model: str | None) -> T:
+def read_answer(answer: Answer, parse: Callable[[Any], T], model: str | None) -> T:
+    """The value of a good answer. Raises what the answer stands for where it is none; `model` is the one asked for."""
     content_type = answer.headers.get("content-type")
     payload = read_json(answer.body, url=answer.url, status=answer.status, content_type=content_type, model=model)
     try:

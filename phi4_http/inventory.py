@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .endpoints import _missing, _read, models, not_found
+from .endpoints import is_missing, models, not_found, read_answer
 from .errors import (
     InvalidRequest,
     LmsError,
@@ -172,7 +172,7 @@ def lms_instances(site: Site) -> Flow[tuple[Instance, ...]]:
 def rest_models() -> Flow[tuple[ModelInfo, ...]]:
     """What `GET /api/v1/models` lists. Raises NotLMStudio on 0.3, where there is no such list."""
     answer = yield Http("GET", "/api/v1/models")
-    return _read(answer, parse_v1_models, None)
+    return read_answer(answer, parse_v1_models, None)
 
 
 def first_way(ways: Iterable[Way], attempt: Callable[[Way], Flow[T]]) -> Flow[T]:
@@ -196,7 +196,7 @@ def is_absent(error: Phi4Error) -> bool:
     if isinstance(error, LmsFailed):
         return is_unreachable(error.message)
     if isinstance(error, ServerError | NotLMStudio):
-        return _missing(error) and not isinstance(error, ModelNotFound)
+        return is_missing(error) and not isinstance(error, ModelNotFound)
     return isinstance(error, LmsNotFound | ServerUnreachable)
 
 

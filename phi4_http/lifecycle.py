@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .endpoints import _read, models, path
+from .endpoints import models, path, read_answer
 from .errors import (
     ContextTooShort,
     InvalidRequest,
@@ -229,7 +229,7 @@ def _load_jit(job: _Job) -> Flow[None]:
 def _loaded_or(answer: Answer, key: str) -> dict[str, Any]:
     """What a request that loads a model was answered. Raises what the server says went wrong."""
     try:
-        said: dict[str, Any] = _read(answer, dict, key)
+        said: dict[str, Any] = read_answer(answer, dict, key)
     except LoadFailed as error:
         if "insufficient system resources" in error.message:
             raise no_room(error.message) from None
@@ -295,7 +295,7 @@ def unload(site: Site, identifier: str, *, ways: Sequence[Way] | None = None) ->
             yield from _unload_lms(site, identifier)
         else:
             answer = yield Http("POST", "/api/v1/models/unload", {"instance_id": identifier}, slow=True)
-            _read(answer, dict, identifier)
+            read_answer(answer, dict, identifier)
     except (LmsFailed, LmsTimeout, ServerError) as error:
         fault = error
     for _ in range(1 if fault else _GONE_TRIES):

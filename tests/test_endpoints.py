@@ -204,6 +204,17 @@ def test_the_closest_name_is_told_first(face: Face) -> None:
     assert QWEN in str(caught.value)
 
 
+@pytest.mark.parametrize(("status", "error"), [(401, AuthError), (403, AuthError), (500, ServerError)])
+def test_a_refusal_to_tell_of_a_model_is_not_taken_for_its_absence(
+    face: Face, status: int, error: type[Exception]
+) -> None:
+    """A missing token or a fault is told, and no list is asked for."""
+    server = lm_studio(**{f"/api/v0/models/{PHI}": (status, {"error": {"message": "no"}})})
+    with face.studio(server) as client, pytest.raises(error):
+        face.wait(client.model(PHI))
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("id", ["", " ", None, 7])
 def test_an_id_that_is_none_is_refused(face: Face, id: Any) -> None:
     """Nothing is sent for it."""

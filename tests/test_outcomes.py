@@ -291,6 +291,13 @@ def test_an_error_after_the_finish_reason_is_still_an_error(face: Face) -> None:
     assert heard.reply.solution == "b"
 
 
+def test_a_stream_is_utf8_whatever_its_header_says(face: Face) -> None:
+    """As server-sent events always are."""
+    headers = (("content-type", "text/event-stream; charset=iso-8859-1"),)
+    body = sse(json.dumps(delta("é 中"), ensure_ascii=False), delta(finish="stop"))
+    assert outcome(face, playing(body, headers=headers)).reply.solution == "é 中"
+
+
 def test_a_stream_that_ends_inside_a_chunk_keeps_what_came_before(face: Face) -> None:
     """Half an event is no event, and the reply is cut."""
     heard = outcome(face, playing(sse(STARTED, done=False), b'data: {"choices":[{"delta":{"content":"c'))

@@ -201,7 +201,7 @@ def test_ask_says_why_a_thought_cannot_be_continued() -> None:
         told = run(server, "ask", "Is it late?", "--thinking-budget", "3", "--json")
     assert told.objects[-1]["error"] == "CannotContinue"
     assert told.objects[-1]["partial"]["thought"]
-    assert set(told.objects[-1]["tried"]) >= {"own turn", "merged, line between"}
+    assert set(told.objects[-1]["template_tokens"]) >= {"own turn", "merged, line between"}
 
 
 @pytest.mark.parametrize(
