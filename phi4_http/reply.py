@@ -64,6 +64,7 @@ class ReplyDecoder:
     ) -> None:
         self._rescue = rescue or Rescue()
         self._watch = ThoughtWatch(self._rescue) if self._rescue.watches else None
+        self._follows = self._watch is not None
         self._end_because: Literal["budget", "loop", "unclosed"] | None = None
         self._forced: Forced | None = None
         self._expects_thought = expects_thought
@@ -100,12 +101,12 @@ class ReplyDecoder:
         # Nearly always one more delta of the kind that is running.
         if len(events) != 1 or type(events[0]) is not self._clock.running:
             self._clock.note(events, at)
-        if self._watch is not None and self._forced is None:
-            self._follow(events, self._watch)
-        return self._marked(events)
+        return self._followed(events) if self._follows else events  # type: ignore[return-value]  # a list of some
 
-    def _marked(self, events: list[TextEvent]) -> list[Event]:
-        """The same events; a Thought says if it was forced."""
+    def _followed(self, events: list[TextEvent]) -> list[Event]:
+        """The same events, of a thought that is watched or was ended; a Thought says if it was."""
+        if self._watch is not None and self._forced is None:
+            self._watch_for_end(events, self._watch)
         if self._forced is not None:
             events = [replace(event, forced=True) if isinstance(event, Thought) else event for event in events]
         return events  # type: ignore[return-value]  # a list of some of its members
@@ -130,22 +131,17 @@ class ReplyDecoder:
 
     def _plain_text(self, chunk: dict[str, Any]) -> str | None:
         """The text of a chunk like the one before it, that holds nothing but more text; None for any other."""
-        if len(chunk) == self._width:
-            choices = chunk.get("choices")
-            if (
-                type(choices) is list
-                and len(choices) == 1
-                and type(choices[0]) is dict
-                and not choices[0].get("finish_reason")
-                and not choices[0].get("index")
-                and "error" not in chunk
-            ):
-                delta = choices[0].get("delta")
-                if type(delta) is dict and len(delta) == 1:
-                    text = delta.get("content")
-                    if type(text) is str:
-                        return text
-        return None
+        choices = chunk.get("choices")
+        if len(chunk) != self._width or type(choices) is not list or len(choices) != 1:
+            return None
+        choice = choices[0]
+        if type(choice) is not dict or choice.get("finish_reason") or choice.get("index") or "error" in chunk:
+            return None
+        delta = choice.get("delta")
+        if type(delta) is not dict or len(delta) != 1:
+            return None
+        text = delta.get("content")
+        return text if type(text) is str else None
 
     def _take(self, chunk: dict[str, Any], event: str) -> list[TextEvent]:
         """Any chunk."""
@@ -211,7 +207,7 @@ class ReplyDecoder:
 
     # A thought that does not end by itself
 
-    def _follow(self, events: list[TextEvent], watch: ThoughtWatch) -> None:
+    def _watch_for_end(self, events: list[TextEvent], watch: ThoughtWatch) -> None:
         for event in events:
             if isinstance(event, Thinking) and self._end_because is None:
                 self._end_because = watch.note(event.text)
@@ -252,6 +248,7 @@ class ReplyDecoder:
             first = Usage(prompt_tokens=prompt_tokens)
         if first is not None and first.completion_tokens:
             tokens = first.completion_tokens
+        self._follows = True
         self._forced = Forced(self._end_because, tokens, template, requests, (first, None))
         self._usage = self._finish_reason = None
         self._width, self.done, self._saw_data = -1, False, False
@@ -283,7 +280,7 @@ class ReplyDecoder:
         events: list[Event] = []
         rest = self._splitter.close()
         self._clock.note(rest, at)
-        events += self._marked(rest)
+        events += self._followed(rest)
         if self.error is None:
             self.error = self._judge_end(fault)
         outcome = _OUTCOMES.get(type(self.error), Outcome.SERVER_ERROR) if self.error else self._judge_text()

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Literal
 
@@ -88,7 +88,8 @@ class ThinkSplitter:
             _At.SOLUTION: _Tags([]) if first_counts else every,
         }
         self._closers_only = closers
-        self._stirring = closers.starts | {"_"}  # with none of these, nothing can happen to a thought
+        self._stirring = every.starts | {"_"}  # with none of these, text is just more of what it is
+        self._running: tuple[Callable[[str], object], type[Thinking] | type[Solution]] | None = None
         self._at = _At.OPENED if opener == "assumed" else _At.START
         self._held = ""  # the start of what may become a tag
         self._last = ""  # the character before it
@@ -146,18 +147,12 @@ class ThinkSplitter:
     def feed(self, text: str) -> list[TextEvent]:
         """Take more text of the reply; return the events that it makes certain."""
         self._raw.write(text)
-        if (
-            self._at is _At.THOUGHT
-            and text
-            and not self._held
-            and self._stirring.isdisjoint(text)
-            and not self._unmark.holds
-            and not self._unmark_field.holds
-        ):
-            # Nearly every delta ends here: more of the thought, and no tag in sight.
+        if self._running is not None and text and self._stirring.isdisjoint(text):
+            # Nearly every delta ends here: more of the same, and no tag in sight.
+            write, kind = self._running
+            write(text)
             self._last = text[-1]
-            self._thought.write(text)  # type: ignore[union-attr]  # there is one wherever the place is THOUGHT
-            return [Thinking(text)]
+            return [kind(text)]
         if text:
             self._end_field_text()
         self._take(self._unmark.feed(text))
@@ -207,8 +202,19 @@ class ThinkSplitter:
         return self._out()
 
     def _out(self) -> list[TextEvent]:
+        self._running = self._text_runs()
         events, self._events = self._events, []
         return events
+
+    def _text_runs(self) -> tuple[Callable[[str], object], type[Thinking] | type[Solution]] | None:
+        """Where text goes on to while nothing stirs: None where something may be about to."""
+        if self._held or self._unmark.holds or self._unmark_field.holds:
+            return None
+        if self._at is _At.THOUGHT and self._thought is not None:
+            return self._thought.write, Thinking
+        if self._at in (_At.PREAMBLE, _At.SOLUTION) or (self._at is _At.FIELD and self._closed):
+            return self._solution.write, Solution
+        return None
 
     # What happens to text
 
