@@ -61,3 +61,25 @@ def benchmark(session: nox.Session) -> None:
     session.install(".")
     session.run("python", "tests/benchmarks/stream.py", *session.posargs)
     session.run("python", "tests/benchmarks/imports.py")
+
+
+# What pip is to compile of llama.cpp: its server too, without the page for browsers that it would fetch, and no faster
+# than a tiny model needs.
+LLAMA_CPP = (
+    "-DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON -DLLAMA_TOOLS_INSTALL=ON -DLLAVA_BUILD=OFF "
+    "-DLLAMA_USE_PREBUILT_UI=OFF -DGGML_NATIVE=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1"
+)
+
+
+@nox.session
+def llama_cpp(session: nox.Session) -> None:
+    """Real llama.cpp servers, compiled by pip (half an hour on two cores), with a tiny model that the tests write."""
+    session.install(".", *group("test"))
+    session.install(
+        "--no-binary",
+        "llama-cpp-python",
+        "llama-cpp-python[server]>=0.3.36",
+        "gguf>=0.17",
+        env={"CMAKE_ARGS": LLAMA_CPP},
+    )
+    session.run("pytest", "tests/llama", *session.posargs, env={"PHI4_HTTP_LLAMA_CPP": "1"})

@@ -349,7 +349,7 @@ class AsyncReplyStream(ReplyProgress):
                 async for event in events:
                     yield event
             if decoder.wants_answer:
-                prompt = await self._client.run(prepared.raw_prompt(counted=decoder.counted))
+                prompt = await self._client.run(prepared.raw_prompt())
                 body = prepared.continued(decoder.continued(prompt.text))
                 self._response = await self._open(endpoints.path("v1", "completions"), body)
                 for event in decoder.answer(
@@ -362,6 +362,9 @@ class AsyncReplyStream(ReplyProgress):
                 async with contextlib.aclosing(self._iterate_part(decoder)) as events:
                     async for event in events:
                         yield event
+                if decoder.lacks_count:
+                    count = await self._client.run(prepared.count())
+                    decoder.note_count(count.tokens, count.requests)
         except Phi4Error as error:
             fault = error
         for event in decoder.close(time.monotonic(), fault):

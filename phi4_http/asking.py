@@ -4,14 +4,15 @@ does not end is continued. Flows, for both faces."""
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from . import endpoints
 from .conversation import Conversation, Known, build_messages, merge_instructions
-from .counting import Counter, FirstThatCan, LlamaCpp, Message, OneToken, Own, Vllm, bound
-from .errors import ContextOverflow, InvalidRequest, NotLMStudio, ServerError
+from .counting import Count, Counter, FirstThatCan, LlamaCpp, Message, OneToken, Own, Vllm, bound
+from .errors import ContextOverflow, InvalidRequest, NotLMStudio, Phi4Error, ServerError
 from .flow import Flow, ready
 from .models import ModelInfo
 from .parameters import check
@@ -20,6 +21,8 @@ from .probing import Probe, probe
 from .rendering import RawPrompt, raw_prompt
 from .rescue import Rescue
 from .window import Window, fit, reserve
+
+log = logging.getLogger("phi4_http")
 
 SMALL_PROMPT = 2_048
 """Bytes of prompt, in all, that fit wherever this model is of use: the server is not asked how much it holds."""
@@ -39,17 +42,25 @@ class Prepared:
     expects_thought: bool = False
     memory: Memory | None = None
 
-    def raw_prompt(self, *, counted: bool) -> Flow[RawPrompt]:
-        """The same chat as a raw prompt, and its tokens where they have not been `counted`. Raises CannotContinue."""
+    def raw_prompt(self) -> Flow[RawPrompt]:
+        """The same chat as a raw prompt. Raises CannotContinue."""
         memory, model, messages = self.memory or Memory(), self.body["model"], self.body["messages"]
         prompt = yield from raw_prompt(model, messages, memory.templates.get(model), self.body.get("tools"))
         memory.templates[model] = prompt.template
         if model not in memory.native:
             _, memory.native[model] = yield from context_length(model)
-        if prompt.tokens is None and not counted:
-            count = yield from OneToken(model, self.body.get("tools")).count(messages)
-            prompt = replace(prompt, tokens=count.tokens, requests=prompt.requests + count.requests)
         return prompt
+
+    def count(self) -> Flow[Count]:
+        """The tokens of the prompt, where the server tells them. Asked after a reply, so that what is cached of the
+        thought is still there for the answer; and so a failure is no reason to lose that."""
+        memory, model = self.memory or Memory(), self.body["model"]
+        counter = memory.counter(model, memory.native.get(model, False), self.body.get("tools"))
+        try:
+            return (yield from counter.count(self.body["messages"]))
+        except Phi4Error as error:
+            log.warning("the prompt's tokens could not be counted: %s", error)
+            return Count(None)
 
     def continued(self, text: str) -> dict[str, Any]:
         """The body that continues a raw prompt, with the same sampling. Without a limit of the caller's own there is
@@ -68,6 +79,16 @@ class Memory:
     counters: dict[str, Counter] = field(default_factory=dict)
     native: dict[str, bool] = field(default_factory=dict)
     """Whether the server is LM Studio."""
+
+    def counter(self, model: str, native: bool, tools: Sequence[Mapping[str, Any]] | None) -> Counter:
+        """The sources of exact counts that this server may have."""
+        if tools:
+            return OneToken(model, tools)
+        if model not in self.counters:
+            # LM Studio can't count for free, and would answer each try with an error.
+            free: list[Counter] = [] if native else [LlamaCpp(), Vllm(model)]
+            self.counters[model] = FirstThatCan([*free, OneToken(model)])
+        return self.counters[model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +185,7 @@ class Settings:
     def _counter(self, model: str, native: bool, tools: Sequence[Mapping[str, Any]] | None) -> Counter:
         if self.counter is not None:
             return Own(self.counter) if callable(self.counter) else self.counter
-        if tools:
-            return OneToken(model, tools)
-        if model not in self.memory.counters:
-            # LM Studio can't count for free, and would answer each try with an error.
-            free: list[Counter] = [] if native else [LlamaCpp(), Vllm(model)]
-            self.memory.counters[model] = FirstThatCan([*free, OneToken(model)])
-        return self.memory.counters[model]
+        return self.memory.counter(model, native, tools)
 
     def probe(self, model: str | None) -> Flow[Probe]:
         """What the server does with the system message, found out once for each model."""

@@ -343,7 +343,7 @@ class ReplyStream(ReplyProgress):
         try:
             yield from self._iterate_part(decoder)
             if decoder.wants_answer:
-                prompt = self._client.run(prepared.raw_prompt(counted=decoder.counted))
+                prompt = self._client.run(prepared.raw_prompt())
                 body = prepared.continued(decoder.continued(prompt.text))
                 self._response = self._open(endpoints.path("v1", "completions"), body)
                 yield from decoder.answer(
@@ -353,6 +353,9 @@ class ReplyStream(ReplyProgress):
                     requests=prompt.requests,
                 )
                 yield from self._iterate_part(decoder)
+                if decoder.lacks_count:
+                    count = self._client.run(prepared.count())
+                    decoder.note_count(count.tokens, count.requests)
         except Phi4Error as error:
             fault = error
         yield from decoder.close(time.monotonic(), fault)

@@ -225,9 +225,17 @@ class ReplyDecoder:
         return self._end_because is not None
 
     @property
-    def counted(self) -> bool:
-        """Whether the server has counted the tokens of what came so far."""
-        return self._usage is not None and bool(self._usage.prompt_tokens)
+    def lacks_count(self) -> bool:
+        """Whether both parts have ended well, and nobody has counted the prompt of the first."""
+        ended = self._finish_reason is not None and self.error is None
+        return ended and self._forced is not None and self._forced.usage[0] is None
+
+    def note_count(self, tokens: int | None, requests: int) -> None:
+        """The tokens of the first part's prompt, and the requests that counting them took."""
+        if self._forced is not None:
+            first = None if tokens is None else Usage(prompt_tokens=tokens)
+            requests += self._forced.requests
+            self._forced = replace(self._forced, usage=(first, None), requests=requests)
 
     def continued(self, prompt: str) -> str:
         """The prompt, what the model has written, and the end of its thought: its answer goes on from here."""
@@ -243,7 +251,7 @@ class ReplyDecoder:
         first part's prompt: see `Forced`."""
         assert self._end_because is not None
         tokens = self._watch.tokens if self._watch else 0
-        first = self._usage if self.counted else None
+        first = self._usage if self._usage and self._usage.prompt_tokens else None
         if first is None and prompt_tokens is not None:
             first = Usage(prompt_tokens=prompt_tokens)
         if first is not None and first.completion_tokens:

@@ -169,6 +169,8 @@ class AsyncFace(Face):
 
     @staticmethod
     async def _settle() -> None:
+        for _ in range(20):  # one generator is inside the other, and each is closed in a turn of its own
+            await asyncio.sleep(0)
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
     def _open(self, stream: Any) -> Any:

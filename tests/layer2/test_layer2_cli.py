@@ -328,22 +328,31 @@ def test_a_saved_file_keeps_who_may_read_it_and_where_it_is(tmp_path: Path) -> N
     assert stat.S_IMODE(new.stat().st_mode) == 0o600
 
 
+Stalls = Callable[[dict[str, Any]], bool]
+WHEN: Mapping[str, Stalls] = {
+    "in the thought": lambda body: False,
+    "before the first byte": lambda body: bool(body.get("stream")),
+    "while the prompt is counted": lambda body: body.get("max_tokens") == 1,
+}
+"""When Ctrl-C comes: after which requests the server says nothing."""
+
+
 @posix
-@pytest.mark.parametrize("stalled", [False, True], ids=["in the thought", "before the first byte"])
-def test_ctrl_c_ends_ask(tmp_path: Path, stalled: bool) -> None:
+@pytest.mark.parametrize("when", WHEN)
+def test_ctrl_c_ends_ask(tmp_path: Path, when: str) -> None:
     """Exit code 130, whenever it comes; the file stays as it was, and the server's model is stopped."""
     file = saved(tmp_path / "talk.json")
     before = file.read_bytes()
     with StandIn(
         reply=ENDLESS,
         holds=lambda path, body: True,
-        refuses=lambda path, body: "stalled" if stalled else None,
+        refuses=lambda path, body: "stalled" if WHEN[when](body) else None,
     ) as server:
         with Talk(server, "ask", "Why?", "--history", str(file)) as talk:
-            if stalled:
-                assert server.wait_asked(1)
-            else:
+            if when == "in the thought":
                 talk.hear("I never end this.")
+            else:
+                assert server.wait_asked(1 if "counted" in when else 2)
             talk.interrupt()
             assert talk.end() == 130
             assert "Traceback" not in talk.text["err"]
@@ -552,22 +561,25 @@ def test_input_that_is_no_text_ends_chat_with_a_message() -> None:
 
 
 @posix
-@pytest.mark.parametrize("stalled", [False, True], ids=["in the thought", "before the first byte"])
-def test_ctrl_c_stops_the_reply_and_keeps_the_chat(stalled: bool) -> None:
+@pytest.mark.parametrize("when", WHEN)
+def test_ctrl_c_stops_the_reply_and_keeps_the_chat(when: str) -> None:
     """The turn is forgotten, the model stopped, and the next turn sees the ones before."""
     with StandIn(
+        says_streaming=None,
         reply=lambda prompt: ENDLESS if "never" in prompt.rpartition("user")[2] else "<think>I reason.</think>It is 4.",
         holds=lambda path, body: "never" in body["messages"][-1]["content"],
-        refuses=lambda path, body: "stalled" if stalled and "never" in body["messages"][-1]["content"] else None,
+        refuses=lambda path, body: (
+            "stalled" if WHEN[when](body) and "never" in body["messages"][-1]["content"] else None
+        ),
     ) as server:
         with Talk(server, "chat") as talk:
             talk.say("Is it late?\n")
             talk.hear("It is 4.\n", where="out")
             talk.say("Is it never late?\n")
-            if stalled:
-                assert server.wait_asked(2)
-            else:
+            if when == "in the thought":
                 talk.hear("I never end this.")
+            else:
+                assert server.wait_asked(2 if "counted" in when else 3)
             talk.interrupt()
             assert server.wait_left(CHAT)
             talk.say("And now?\n")

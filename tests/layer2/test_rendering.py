@@ -15,7 +15,7 @@ from layer2.histories import Message, chats
 from layer2.standin import ANSWER, CHAT, RAW, StandIn, Template, turn
 from phi4_http.conversation import build_messages
 from phi4_http.errors import CannotContinue
-from phi4_http.events import Outcome
+from phi4_http.events import Outcome, Usage
 from phi4_http.phi4 import SYSTEM_PROMPT
 from phi4_http.rendering import renderings
 
@@ -219,14 +219,15 @@ def test_a_count_that_the_reply_brings_is_not_asked_for(face: Face) -> None:
 
 
 def test_a_server_that_tells_its_prompt_is_believed(face: Face) -> None:
-    """`/apply-template` has it letter for letter, whatever the template; only the prompt's tokens are counted."""
+    """`/apply-template` has it letter for letter, whatever the template, and its tokens are counted for nothing."""
     for template in (standin.unknown, standin.user_lost, standin.merged):
         with StandIn(template=template, free="llama.cpp", native=False) as server, face.phi(server.url) as phi:
             reply = forced(face, phi, history=TALK).reply
             assert reply.forced is not None
-            assert (reply.forced.template, reply.forced.requests) == ("server", 1)
+            assert (reply.forced.template, reply.forced.requests) == ("server", 0)
+            assert reply.forced.usage[0] == Usage(standin.count(template(server.chats[0]["messages"])))
             assert prompt_continued(server) == template(server.chats[0]["messages"])
-            assert RAW not in [path for path, body in server.asked if not body.get("stream")]
+            assert {path for path, body in server.asked if not body.get("stream")} == {"/apply-template", "/tokenize"}
 
 
 def test_a_server_that_tells_its_prompt_is_told_of_the_tools(face: Face) -> None:

@@ -99,6 +99,45 @@ def test_the_tokens_of_both_parts_are_exact(face: Face, field: bool) -> None:
 
 
 @MODES
+def test_the_prompt_is_counted_when_the_answer_is_there(face: Face, field: bool) -> None:
+    """Once the template is known, nothing comes between the thought and its answer: what is cached of it is used."""
+    with StandIn(reply=ENDLESS, split_field=field) as server, face.phi(server.url) as phi:
+        face.read(phi.stream(PROMPT, thinking_budget=2))
+        at = len(server.asked)
+        reply = face.read(phi.stream(PROMPT, thinking_budget=2)).reply
+        assert [(path, body.get("max_tokens")) for path, body in server.asked[at:]] == [
+            (CHAT, None),
+            (RAW, -1),
+            (CHAT, 1),
+        ]
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens == standin.count(chat_prompt())
+
+
+@MODES
+@pytest.mark.parametrize("trouble", ["failed", "html", "missing", "overflow"])
+def test_an_answer_is_not_lost_to_a_count_that_fails(face: Face, field: bool, trouble: Trouble) -> None:
+    """The prompt's tokens are then not known, and that is all."""
+    failing: list[bool] = []
+    with (
+        StandIn(
+            reply=ENDLESS,
+            split_field=field,
+            refuses=lambda path, body: trouble if failing and body.get("max_tokens") == 1 else None,
+        ) as server,
+        face.phi(server.url) as phi,
+    ):
+        face.read(phi.stream(PROMPT, thinking_budget=2))
+        failing.append(True)
+        heard = face.read(phi.stream(PROMPT, thinking_budget=2))
+    assert check_adds_up(heard).solution == "So it is 4."
+    assert heard.reply.forced is not None
+    assert heard.reply.forced.usage[1] is not None
+    assert heard.reply.forced.usage[0] is None
+    assert heard.reply.usage == Usage(None, 2 + len(standin.tokens("So it is 4.")))
+
+
+@MODES
 def test_a_notice_is_the_last_word_of_the_thought(face: Face, field: bool) -> None:
     """The model reads it, and so does the caller."""
     with StandIn(reply=ENDLESS, holds=endless, split_field=field) as server, face.phi(server.url) as phi:

@@ -30,8 +30,11 @@ _SYSTEM_FIRST = "{% set ns = namespace(system='') %}{% for message in messages %
 TEMPLATES = {
     "own turn": "{% for message in messages %}" + _ONE_TURN + "{% endfor %}" + _ANSWER,
     "built-in instead": _BUILT_IN + _OTHERS + _ANSWER,
-    "unknown": "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
-    "[assistant] ",
+    "unknown": "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}[me] ",
+    "thought apart": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' }}"
+    "{% if message['role'] == 'assistant' and message['reasoning_content'] %}"
+    "{{ '<think>' + message['reasoning_content'] + '</think>' }}{% endif %}"
+    "{{ message['content'] + '<|im_end|>' }}{% endfor %}" + _ANSWER,
     "user lost": _SYSTEM_FIRST
     + "{% if ns.system %}<|im_start|>system<|im_sep|>{{ ns.system }}<|im_end|>{% else %}"
     + _OTHERS
