@@ -31,6 +31,7 @@ from .connection import (
     request_options,
     translated,
     transport_options,
+    usable_settings,
 )
 from .conversation import Conversation
 from .counting import Counter, Message
@@ -83,7 +84,8 @@ class AsyncLMStudio:
         if http_client is None:
             if transport is None and not proxied(self.url):
                 transport = httpx.AsyncHTTPTransport(**transport_options(self.url))
-            http_client = httpx.AsyncClient(transport=transport, **client_options(self.url))
+            with usable_settings():
+                http_client = httpx.AsyncClient(transport=transport, **client_options(self.url))
         self._http = http_client
 
     def __repr__(self) -> str:
@@ -393,7 +395,7 @@ class AsyncPhi4:
     """Phi-4-reasoning-plus: its system prompt and its sampling with every request, its thought apart from its solution.
 
     Without a `client`, it makes one for the default address, and closes it. Without a `model`, the server's own
-    Phi-4-reasoning-plus is found at the first request, a loaded one first. `instructions` are appended to the system
+    Phi-4-reasoning-plus is found with each request, a loaded one first. `instructions` are appended to the system
     prompt. `system="omit"` leaves the system message out, for a template that puts in the model's prompt itself;
     `"auto"` finds out with `probe`. `reserve` is tokens kept free for the reply, beside a history; `counter` counts
     tokens in the server's stead. Further parameters are those of every request (see `Parameters` and `Rescue`).

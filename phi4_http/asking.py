@@ -20,6 +20,7 @@ from .phi4 import SAMPLING
 from .probing import Probe, probe
 from .rendering import RawPrompt, raw_prompt
 from .rescue import Rescue
+from .thinking import ThinkSplitter
 from .window import Window, fit, reserve
 
 log = logging.getLogger("phi4_http")
@@ -107,6 +108,7 @@ class Settings:
     memory: Memory = field(default_factory=Memory)
 
     def __post_init__(self) -> None:
+        ThinkSplitter(opener=self.opener, closer=self.closer)  # refuses what they can't be
         if self.system not in ("send", "omit", "auto"):
             raise InvalidRequest(f"system is {self.system!r}: it can be 'send', 'omit' or 'auto'")
         if self.reserve is not None and (not isinstance(self.reserve, int) or self.reserve < 0):

@@ -44,7 +44,7 @@ class Timeouts:
     connect: float | None = 5.0
     """Until the connection stands."""
     request: float | None = 30.0
-    """For the whole answer of a request that needs no model: lists, states."""
+    """Until the answer of a request that needs no model (lists, states) begins, and between two pieces of it."""
     first_byte: float | None = None
     """Until an answer begins, where a model must work for it."""
     idle: float | None = None
@@ -97,6 +97,8 @@ def _base(url: str) -> str:
         valid = False
     if not valid or any(character.isspace() for character in url):
         raise InvalidRequest(f"{url!r} is not a server's URL: it takes http://host:port, such as {DEFAULT_URL}")
+    if "@" in parts.netloc:
+        raise InvalidRequest("the server's URL holds a name or a password, which would show in logs: leave it out")
     path = parts.path.rstrip("/")
     # Other clients take the address of one API; this one uses several, side by side.
     for root in ("/api/v0", "/api/v1", "/v1"):
@@ -213,6 +215,15 @@ def event_source(response: httpx.Response, timeouts: Timeouts) -> EventSource:
     response.encoding = "utf-8"  # as server-sent events always are, whatever the header says
     response.stream = _Ended(response.stream)
     return EventSource(response)
+
+
+@contextlib.contextmanager
+def usable_settings() -> Iterator[None]:
+    """Turns what httpx raises for the environment's proxies into this library's own error."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise InvalidRequest(f"the proxy that the environment names can't be used: {error}") from error
 
 
 @contextlib.contextmanager

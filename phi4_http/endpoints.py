@@ -124,6 +124,8 @@ def embed(model: str, texts: str | Sequence[str], api: Api, extra: Mapping[str, 
     """Vectors for one text or several."""
     if not texts or not all(isinstance(text, str) and text for text in ([texts] if isinstance(texts, str) else texts)):
         raise InvalidRequest("embeddings take a text, or a list of texts, none of them empty")
+    if reserved := {"model", "input"} & set(extra):
+        raise InvalidRequest(f"{sorted(reserved)[0]!r} is set by the call itself, it can't be in extra")
     body = {"model": check_model(model), "input": texts if isinstance(texts, str) else list(texts), **extra}
     return (yield from _post(path(api, "embeddings"), body, parse_embeddings))
 

@@ -222,7 +222,7 @@ ALLOWED: dict[str, set[str]] = {
     "probing": {"counting", "flow"},
     "asking": {
         *("conversation", "counting", "endpoints", "errors", "flow", "models", "parameters", "phi4"),
-        *("probing", "rendering", "rescue", "window"),
+        *("probing", "rendering", "rescue", "thinking", "window"),
     },
     "progress": {"asking", "conversation", "errors", "events", "reply", "wire"},
     "flow": {"errors"},

@@ -118,12 +118,12 @@ def read_prompt(options: argparse.Namespace) -> str:
         if options.prompt is not None:
             raise InvalidRequest("a prompt and a file were given: give one of them")
         try:
-            return str(options.file.read_text(encoding="utf-8"))
+            return str(options.file.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"{options.file} can't be read: {error}") from None
     if options.prompt == "-" or (options.prompt is None and not sys.stdin.isatty()):
         try:
-            return sys.stdin.buffer.read().decode("utf-8")
+            return sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InvalidRequest(f"stdin is not UTF-8: {error}") from None
     if options.prompt is None:

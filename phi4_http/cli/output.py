@@ -16,6 +16,8 @@ from ..errors import Phi4Error
 from ..events import Event, Finished, Reply, Revised, Solution, Thinking, Thought
 
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
+# What a model writes must not steer the terminal: control characters are shown, but for line breaks and tabs.
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _READER_GONE = 141  # as a shell reports a program that a broken pipe ended
 
 
@@ -55,7 +57,7 @@ class Output:
 
     def text(self, text: str) -> None:
         """More of the answer, to stdout, at once."""
-        self.out.write(text)
+        self.out.write(text.translate(_VISIBLE) if self.live else text)
         self.out.flush()
 
     def note(self, text: str) -> None:
@@ -65,6 +67,7 @@ class Output:
 
     def dim(self, text: str) -> None:
         """More of what stands back, to stderr, at once."""
+        text = text.translate(_VISIBLE) if self.err_live else text
         self.err.write(f"{_DIM}{text}{_PLAIN}" if self._colour else text)
         self.err.flush()
 

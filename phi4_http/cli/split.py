@@ -10,6 +10,7 @@ from typing import Any
 
 from ..events import Event, Outcome
 from ..thinking import PROFILES, ThinkSplitter
+from .exits import INTERRUPTED
 from .output import Output, ReplyPrinter
 
 _PIECE = 65_536  # bytes at most that are read at once; a pipe gives what is there
@@ -41,8 +42,14 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """Split stdin."""
     splitter = ThinkSplitter(opener=options.opener, closer=options.closer, tags=options.tags, profile=options.profile)
     printer = ReplyPrinter(output, thinking=options.thinking)
-    for event in _events(splitter):
-        printer.show(event)
+    code = 0
+    try:
+        for event in _events(splitter):
+            printer.show(event)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        for event in splitter.close():
+            printer.show(event)
     if output.as_json:
         output.object(
             {
@@ -59,11 +66,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
         )
     else:
         printer.finish(splitter.solution)
-    return 0
+    return code
 
 
 def _events(splitter: ThinkSplitter) -> Iterator[Event]:
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
     # Unbuffered: a read gives what is there, without waiting for more.
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stdin:
         while piece := stdin.read(_PIECE):
