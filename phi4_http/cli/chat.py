@@ -105,12 +105,12 @@ class _Session:
             if line.strip().startswith('"""'):
                 lines = [line.strip()[3:]]
                 while not lines[-1].rstrip().endswith('"""'):
-                    lines.append(self._line("… "))
+                    lines.append(self._line("... "))
                 lines[-1] = lines[-1].rstrip()[:-3]
             else:
                 while lines[-1].endswith("\\"):
                     lines[-1] = lines[-1][:-1]
-                    lines.append(self._line("… "))
+                    lines.append(self._line("... "))
         return "\n".join(lines).strip("\n")
 
     def _line(self, prompt: str) -> str:

@@ -106,7 +106,7 @@ def test_what_is_omitted_is_not_missed(face: Face) -> None:
 
 
 @given(st.lists(st.none() | st.integers(1, 60), min_size=4, max_size=4))
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=300)
 def test_any_counts_are_judged_without_failing(counts: list[int | None]) -> None:
     """Four numbers, or fewer: a verdict or none, and an advice that follows from it."""
     left = iter(counts)

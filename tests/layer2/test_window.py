@@ -193,7 +193,7 @@ def by_template(template: standin.Template) -> Counting:
 
 
 @given(chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2))
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=1000)
 def test_the_longest_window_that_fits_goes_out(
     messages: list[Message], toy: Toy, room: Reserve, part: int, off: int
 ) -> None:
@@ -209,7 +209,7 @@ def test_any_limit_is_kept(messages: list[Message], toy: Toy, room: Reserve, lim
 
 
 @given(chats(), TOYS, ROOMS, PARTS, PARTS, PARTS)
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=1000)
 def test_an_earlier_count_changes_nothing_but_the_number_of_counts(
     messages: list[Message], toy: Toy, room: Reserve, part: int, first: int, last: int
 ) -> None:
@@ -252,7 +252,7 @@ TEMPLATES = st.sampled_from(
 
 
 @given(TEMPLATES, chats(), ROOMS, PARTS, st.integers(-2, 2), st.none() | PARTS)
-@settings(deadline=None, max_examples=2500)
+@settings(deadline=None, max_examples=1500)
 def test_a_real_tokenizer_and_any_template_fit(
     template: standin.Template, messages: list[Message], room: Reserve, part: int, off: int, earlier: int | None
 ) -> None:
@@ -263,7 +263,7 @@ def test_a_real_tokenizer_and_any_template_fit(
 
 
 @given(chats())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_the_quick_count_is_the_tokenizers(messages: list[Message]) -> None:
     """What the properties count by is what the tokenizer says of the whole prompt."""
     for template in (standin.own_turn, standin.unknown):
