@@ -14,11 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .aio import AsyncLMStudio as AsyncLMStudio
-    from .aio import AsyncPhi4 as AsyncPhi4
-    from .client import LMStudio as LMStudio
-    from .client import Phi4 as Phi4
-    from .connection import Timeouts as Timeouts
+    from .client.aio import AsyncLMStudio as AsyncLMStudio
+    from .client.aio import AsyncPhi4 as AsyncPhi4
+    from .client.blocking import LMStudio as LMStudio
+    from .client.blocking import Phi4 as Phi4
+    from .client.http import Timeouts as Timeouts
+    from .client.manager import AsyncModelManager as AsyncModelManager
+    from .client.manager import ModelManager as ModelManager
     from .errors import AuthError as AuthError
     from .errors import CannotContinue as CannotContinue
     from .errors import ContextOverflow as ContextOverflow
@@ -55,36 +57,34 @@ if TYPE_CHECKING:
     from .events import Thought as Thought
     from .events import ToolCall as ToolCall
     from .events import Usage as Usage
-    from .loading import LoadConfig as LoadConfig
-    from .manager import AsyncModelManager as AsyncModelManager
-    from .manager import ModelManager as ModelManager
-    from .models import Instance as Instance
-    from .models import ModelInfo as ModelInfo
-    from .phi4 import SYSTEM_PROMPT as SYSTEM_PROMPT
-    from .reply import ReplyDecoder as ReplyDecoder
-    from .rescue import Rescue as Rescue
+    from .lmstudio.config import LoadConfig as LoadConfig
+    from .phi4.facts import SYSTEM_PROMPT as SYSTEM_PROMPT
+    from .reply.decoder import ReplyDecoder as ReplyDecoder
+    from .reply.rescue import Rescue as Rescue
+    from .reply.splitter import ThinkSplitter as ThinkSplitter
     from .tape import Tape as Tape
     from .tape import TapeError as TapeError
     from .tape import TapeMismatch as TapeMismatch
-    from .thinking import ThinkSplitter as ThinkSplitter
+    from .wire.listings import Instance as Instance
+    from .wire.listings import ModelInfo as ModelInfo
 
 _HOMES = {
-    "aio": "AsyncLMStudio AsyncPhi4",
-    "client": "LMStudio Phi4",
-    "connection": "Timeouts",
+    "client.aio": "AsyncLMStudio AsyncPhi4",
+    "client.blocking": "LMStudio Phi4",
+    "client.http": "Timeouts",
     "errors": "AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply InvalidRequest "
     "LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading ModelNotFound NoJson "
     "NotLMStudio Phi4Error ServerError ServerUnreachable SolutionTruncated StreamCut ThoughtUnclosed "
     "UnsupportedSetting",
     "events": "Event Finished Forced Outcome Reply Revised Solution Stats Thinking Thought ToolCall Usage",
-    "loading": "LoadConfig",
-    "manager": "AsyncModelManager ModelManager",
-    "models": "Instance ModelInfo",
-    "phi4": "SYSTEM_PROMPT",
-    "reply": "ReplyDecoder",
-    "rescue": "Rescue",
+    "lmstudio.config": "LoadConfig",
+    "client.manager": "AsyncModelManager ModelManager",
+    "wire.listings": "Instance ModelInfo",
+    "phi4.facts": "SYSTEM_PROMPT",
+    "reply.decoder": "ReplyDecoder",
+    "reply.rescue": "Rescue",
     "tape": "Tape TapeError TapeMismatch",
-    "thinking": "ThinkSplitter",
+    "reply.splitter": "ThinkSplitter",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

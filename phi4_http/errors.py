@@ -32,16 +32,37 @@ fault is in `partial`, a `Reply`, wherever a reply had begun.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .events import Reply
+
+class Arrived(Protocol):
+    """What an error knows of the `Reply` that it carries: `events` stands above this module."""
+
+    @property
+    def outcome(self) -> str:
+        """How it ended."""
+        ...
+
+    @property
+    def thought(self) -> str | None:
+        """The thought as far as it came; None where there was none."""
+        ...
+
+    @property
+    def solution(self) -> str:
+        """The solution as far as it came."""
+        ...
+
+    @property
+    def raw(self) -> str:
+        """The text as the server sent it, tags included."""
+        ...
 
 
 class Phi4Error(Exception):
     """Root of the tree. `partial` is what had arrived of a reply, or None."""
 
-    def __init__(self, *, partial: Reply | None = None) -> None:
+    def __init__(self, *, partial: Arrived | None = None) -> None:
         super().__init__()
         self.partial = partial
 
@@ -87,7 +108,7 @@ class UnsupportedSetting(InvalidRequest):
 class ServerUnreachable(Phi4Error):
     """Nobody answered at `url`; `reason` says how that showed, `timed_out` whether a time limit ended it."""
 
-    def __init__(self, url: str, reason: str, *, timed_out: bool = False, partial: Reply | None = None) -> None:
+    def __init__(self, url: str, reason: str, *, timed_out: bool = False, partial: Arrived | None = None) -> None:
         super().__init__(partial=partial)
         self.url = url
         self.reason = reason
@@ -114,7 +135,7 @@ class NotLMStudio(Phi4Error):
         status: int | None = None,
         content_type: str | None = None,
         excerpt: str = "",
-        partial: Reply | None = None,
+        partial: Arrived | None = None,
     ) -> None:
         super().__init__(partial=partial)
         self.url = url
@@ -142,7 +163,7 @@ class ServerError(Phi4Error):
         status: int | None = None,
         code: str | int | None = None,
         kind: str | None = None,
-        partial: Reply | None = None,
+        partial: Arrived | None = None,
     ) -> None:
         Phi4Error.__init__(self, partial=partial)  # not super(): SilentOverflow has a second parent
         self.message = message
@@ -176,7 +197,7 @@ class ModelNotFound(ServerError):
         status: int | None = None,
         code: str | int | None = None,
         kind: str | None = None,
-        partial: Reply | None = None,
+        partial: Arrived | None = None,
     ) -> None:
         super().__init__(message, status=status, code=code, kind=kind, partial=partial)
         self.model = model
@@ -303,7 +324,7 @@ class ContextOverflow(ServerError):
         status: int | None = None,
         code: str | int | None = None,
         kind: str | None = None,
-        partial: Reply | None = None,
+        partial: Arrived | None = None,
     ) -> None:
         super().__init__(message, status=status, code=code, kind=kind, partial=partial)
         self.needed = needed
@@ -322,7 +343,7 @@ class ContextOverflow(ServerError):
 class EmptyReply(Phi4Error):
     """The server answered 200, and there is no answer in it; `reason` says what was seen instead."""
 
-    def __init__(self, reason: str, *, partial: Reply | None = None) -> None:
+    def __init__(self, reason: str, *, partial: Arrived | None = None) -> None:
         super().__init__(partial=partial)
         self.reason = reason
 
@@ -337,7 +358,7 @@ class SilentOverflow(ContextOverflow, EmptyReply):
     """
 
     def __init__(
-        self, reason: str, *, needed: int | None = None, limit: int | None = None, partial: Reply | None = None
+        self, reason: str, *, needed: int | None = None, limit: int | None = None, partial: Arrived | None = None
     ) -> None:
         ContextOverflow.__init__(self, needed, limit, status=200, partial=partial)
         self.reason = reason
@@ -353,7 +374,7 @@ class SilentOverflow(ContextOverflow, EmptyReply):
 class StreamCut(Phi4Error):
     """The stream ended with no finish reason, so the reply may go on anywhere; `reason` says how it ended."""
 
-    def __init__(self, reason: str, *, partial: Reply | None = None) -> None:
+    def __init__(self, reason: str, *, partial: Arrived | None = None) -> None:
         super().__init__(partial=partial)
         self.reason = reason
 
@@ -364,7 +385,7 @@ class StreamCut(Phi4Error):
 class ThoughtUnclosed(Phi4Error):
     """The model stopped inside its thought, so there is no solution. Raised by `Reply.raise_for_outcome()`."""
 
-    def __init__(self, *, finish_reason: str | None, partial: Reply) -> None:
+    def __init__(self, *, finish_reason: str | None, partial: Arrived) -> None:
         super().__init__(partial=partial)
         self.finish_reason = finish_reason
 
@@ -375,7 +396,7 @@ class ThoughtUnclosed(Phi4Error):
 class SolutionTruncated(Phi4Error):
     """The length limit came inside the solution. Raised by `Reply.raise_for_outcome()`."""
 
-    def __init__(self, *, finish_reason: str | None, partial: Reply) -> None:
+    def __init__(self, *, finish_reason: str | None, partial: Arrived) -> None:
         super().__init__(partial=partial)
         self.finish_reason = finish_reason
 
@@ -395,7 +416,7 @@ class CannotContinue(Phi4Error):
         *,
         chat_tokens: int | None,
         template_tokens: dict[str, int | None],
-        partial: Reply | None = None,
+        partial: Arrived | None = None,
     ) -> None:
         super().__init__(partial=partial)
         self.model = model
@@ -413,7 +434,7 @@ class CannotContinue(Phi4Error):
 class NoJson(Phi4Error):
     """The solution, `text`, holds no JSON value that fits; `problem` says why not."""
 
-    def __init__(self, problem: str, *, text: str, partial: Reply | None = None) -> None:
+    def __init__(self, problem: str, *, text: str, partial: Arrived | None = None) -> None:
         super().__init__(partial=partial)
         self.problem = problem
         self.text = text

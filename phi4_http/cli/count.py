@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     alone = options.history is not None and options.prompt is None and options.file is None
     prompt = None if alone else read_prompt(options)
     before = history.load(options.history) if options.history else []
-    from ..client import Phi4
+    from ..client.blocking import Phi4
 
     with connect(options) as client:
         counted = Phi4(client, model=options.model, instructions=options.instructions).count(prompt, history=before)

@@ -11,7 +11,7 @@ from .models import context
 from .output import Output
 
 if TYPE_CHECKING:
-    from ..client import LMStudio
+    from ..client.blocking import LMStudio
     from ..tape.exchange import Exchange
 
 _CHAT = "/v1/chat/completions"
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     tape, exchange = _find(tapes, options.name)
     if not 0 <= options.speed < float("inf"):
         raise InvalidRequest(f"--speed is {options.speed:g}: it takes a factor above 0, or 0 for no waiting")
-    from ..client import LMStudio
+    from ..client.blocking import LMStudio
     from ..tape.matching import Match
     from ..tape.playback import Playback
     from ..tape.server import ReplayServer
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _ask(client: LMStudio, exchange: Exchange, output: Output, options: argparse.Namespace) -> int:
-    from ..client import Phi4
+    from ..client.blocking import Phi4
 
     body = exchange.request.body
     prompt = body["messages"][-1]["content"]

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerError, UnsupportedSetting
-from ..loading import LoadConfig
-from ..models import Instance
+from ..lmstudio.config import LoadConfig
+from ..wire.listings import Instance
 from .output import Output
 from .server import add_server, connect
 
 if TYPE_CHECKING:
-    from ..client import LMStudio
+    from ..client.blocking import LMStudio
 
 log = logging.getLogger("phi4_http")
 
@@ -89,11 +89,11 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
     wanted = bool(set(config.settings) - {"ttl"})
     if options.model is not None and not wanted:
         return str(options.model)
-    from .. import endpoints
-    from ..manager import ModelManager
+    from ..client.manager import ModelManager
+    from ..phi4.request import phi4_model
 
     try:
-        name = options.model or client.run(endpoints.phi4_model())
+        name = options.model or client.run(phi4_model())
         info = client.model(name)
     except (NotLMStudio, ServerError) as error:
         if wanted or isinstance(error, AuthError):

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Phi4Error
-from ..models import ModelInfo
+from ..wire.listings import ModelInfo
 from .output import Output
 from .server import add_server, connect
 
 if TYPE_CHECKING:
-    from ..client import LMStudio
+    from ..client.blocking import LMStudio
 
 _UNKNOWN = "?"
 

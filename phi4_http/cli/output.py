@@ -74,7 +74,7 @@ class Output:
     def error(self, error: Phi4Error) -> None:
         """An error, as the last object or as one line."""
         if self.as_json:
-            partial = error.partial and reply_fields(error.partial)
+            partial = reply_fields(error.partial) if isinstance(error.partial, Reply) else None
             self.object(
                 {
                     "type": "error",

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..client import LMStudio
+    from ..client.blocking import LMStudio
 
 DEFAULT_URL = "http://127.0.0.1:1234"
 
@@ -24,8 +24,8 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def connect(options: argparse.Namespace) -> LMStudio:
     """The server that the arguments name, or the tape that stands for it."""
-    from ..client import LMStudio
-    from ..connection import Timeouts
+    from ..client.blocking import LMStudio
+    from ..client.http import Timeouts
 
     transport = getattr(options, "transport", None)  # `record` sets one
     if options.replay is not None:

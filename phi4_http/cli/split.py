@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..events import Event, Outcome
-from ..thinking import PROFILES, ThinkSplitter
+from ..reply.splitter import PROFILES, ThinkSplitter
 from .exits import INTERRUPTED
 from .output import Output, ReplyPrinter
 

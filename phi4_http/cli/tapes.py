@@ -12,8 +12,8 @@ from ..errors import InvalidRequest
 from .output import Output
 
 if TYPE_CHECKING:
+    from ..loopback import LoopbackServer
     from ..tape.exchange import Exchange
-    from ..tape.loopback import LoopbackServer
     from ..tape.server import Served
     from ..tape.tape import Tape
 

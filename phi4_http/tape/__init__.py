@@ -18,8 +18,7 @@ The public names are found when they are first used: reading a tape and serving 
     check      what is wrong with a tape
     recorder   exchanges onto a tape as they happen
     shipped    where the tapes are that come along
-    loopback   a quiet HTTP server
-    server     … that plays a tape
+    server     a loopback server that plays a tape
     transport  a tape as an httpx transport, both faces
     tape       `Tape`, which makes these
     proxy      a server that records what passes

@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
+from ..loopback import HOP_BY_HOP, KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
 from .errors import TapeError
 from .exchange import End
-from .loopback import HOP_BY_HOP, KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
 from .recorder import Recorder, Recording
 from .server import Served
 from .transport import end_of, headers_of, verify_for

@@ -27,8 +27,8 @@ import pytest
 from .mode import MODES, Mode, records
 
 if TYPE_CHECKING:
-    from ..aio import AsyncLMStudio
-    from ..client import LMStudio
+    from ..client.aio import AsyncLMStudio
+    from ..client.blocking import LMStudio
     from .recorder import Recorder
     from .tape import Tape
     from .transport import TapeTransport
@@ -93,7 +93,7 @@ def phi4_transport(request: pytest.FixtureRequest) -> Iterator[TapeTransport]:
 @pytest.fixture
 def phi4_client(request: pytest.FixtureRequest, phi4_transport: TapeTransport) -> Iterator[LMStudio]:
     """An `LMStudio` on the tape of this test."""
-    from ..client import LMStudio
+    from ..client.blocking import LMStudio
 
     with LMStudio(_address(request.config), transport=phi4_transport) as client:
         yield client
@@ -102,7 +102,7 @@ def phi4_client(request: pytest.FixtureRequest, phi4_transport: TapeTransport) -
 @pytest.fixture
 def phi4_async_client(request: pytest.FixtureRequest, phi4_transport: TapeTransport) -> AsyncLMStudio:
     """An `AsyncLMStudio` on the tape of this test; close it with `async with` when recording."""
-    from ..aio import AsyncLMStudio
+    from ..client.aio import AsyncLMStudio
 
     return AsyncLMStudio(_address(request.config), transport=phi4_transport)
 
@@ -145,7 +145,7 @@ def _open(config: pytest.Config, tape: Tape, options: dict[str, Any]) -> TapeTra
 
 
 def _address(config: pytest.Config) -> str:
-    from ..connection import DEFAULT_URL
+    from ..client.http import DEFAULT_URL
 
     return config.getoption("--phi4-url") or DEFAULT_URL
 

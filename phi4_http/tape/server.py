@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ..loopback import KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
 from .errors import TapeMismatch
 from .exchange import End, Exchange, RecordedRequest
-from .loopback import KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
 from .matching import Match, Selection
 from .playback import AS_RECORDED, Playback
 from .scrub import Scrubber

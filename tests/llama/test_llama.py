@@ -16,10 +16,10 @@ from support import GUARD, PATIENT, AsyncFace, Face, Heard
 from llama import tiny_model
 from llama.servers import CONTEXT, Server, kinds, serving
 from llama.tiny_model import NAME
-from phi4_http.conversation import build_messages
 from phi4_http.errors import CannotContinue, ContextOverflow, StreamCut
 from phi4_http.events import Outcome, Reply, Solution, Thinking
-from phi4_http.rendering import renderings
+from phi4_http.phi4.conversation import build_messages
+from phi4_http.phi4.template import renderings
 
 CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 PROMPT = "Is it late?"

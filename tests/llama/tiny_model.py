@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from phi4_http.phi4 import SYSTEM_PROMPT
+from phi4_http.phi4.facts import SYSTEM_PROMPT
 
 NAME = "tiny-phi-4-reasoning-plus"
 TRAINED_CONTEXT = 32_768

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tools import compose_fixtures
 
-from phi4_http.phi4 import SYSTEM_PROMPT
+from phi4_http.phi4.facts import SYSTEM_PROMPT
 from phi4_http.tape.check import check_tape
 from phi4_http.tape.errors import TapeError
 from phi4_http.tape.exchange import End, Exchange

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from phi4_http.loopback import Incoming, LoopbackServer, Responder
 from phi4_http.tape.exchange import End, Exchange
-from phi4_http.tape.loopback import Incoming, LoopbackServer, Responder
 from phi4_http.tape.matching import Match
 from phi4_http.tape.playback import AT_ONCE, Playback
 from phi4_http.tape.server import ReplayServer, Served

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from phi4_http.phi4 import MODEL_KEY, SAMPLING, SYSTEM_PROMPT
+from phi4_http.phi4.facts import MODEL_KEY, SAMPLING, SYSTEM_PROMPT
 from phi4_http.tape.exchange import End, Exchange, Origin, RecordedRequest, RecordedResponse
 
 CREATED = 1_763_800_000

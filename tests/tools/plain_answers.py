@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from phi4_http.phi4 import MODEL_KEY, SAMPLING, SYSTEM_PROMPT
+from phi4_http.phi4.facts import MODEL_KEY, SAMPLING, SYSTEM_PROMPT
 from phi4_http.tape.exchange import Exchange
 
 from . import replies as say

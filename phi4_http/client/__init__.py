@@ -1,0 +1,1 @@
+"""The two clients: tables that bind flows, blocking and asynchronous."""

@@ -1,0 +1,1 @@
+"""Layer 1: LM Studio and its models in memory. Flows."""

@@ -1,0 +1,376 @@
+"""Load, unload, estimate: flows, each written once for three ways and both faces.
+
+Three rules, since exit codes and status codes prove nothing here:
+
+1. Look first. What is there already is taken as it is; a name is matched against the list, never searched by `lms`.
+2. Act once, by the first way that is there and can set all that was asked for.
+3. Look again. What counts is what is loaded then: a load that "failed" may be there (somebody else's, or its own after
+   its caller was killed), one that "succeeded" may be another model or have a shorter context.
+
+A load through `lms` always names its instance, by default as the model: LM Studio refuses a name twice, and so never
+makes a second copy (`key:2`) when two callers ask at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..api import models, path, read_answer
+from ..errors import (
+    ContextTooShort,
+    InvalidRequest,
+    LmsFailed,
+    LmsNotFound,
+    LmsTimeout,
+    LoadFailed,
+    ModelNotFound,
+    NotLMStudio,
+    Phi4Error,
+    ServerError,
+    ServerUnreachable,
+    UnsupportedSetting,
+)
+from ..flow import Answer, Flow, Http, Lms, Sleep
+from ..wire.listings import Instance, ModelInfo
+from .config import LoadConfig, Way, check_against, check_name, lms_arguments, rest_body, unmet, usable_ways
+from .inventory import QUERY_SECONDS, Listing, Site, first_way, loaded, look, match
+from .lms.command import Watched
+from .lms.text import Estimate, Progress, load_error, message_of, no_room, parse_estimate, unknown_option
+
+log = logging.getLogger("phi4_http")
+
+LOAD_SECONDS = 600.0
+"""Time limit of a load. Tens of gigabytes from a slow disk take minutes."""
+
+_GONE_TRIES = 10
+_GONE_PAUSE = 0.3
+
+_DEFAULT = LoadConfig()
+
+
+# --- load ------------------------------------------------------------------------------------------------------
+
+
+def load(
+    site: Site,
+    key: str,
+    config: LoadConfig = _DEFAULT,
+    *,
+    ways: Sequence[Way] | None = None,
+    timeout: float = LOAD_SECONDS,
+    allow_shorter: bool = False,
+    on_progress: Callable[[float], None] | None = None,
+) -> Flow[Instance]:
+    """Have the model loaded, and return the instance as it is really loaded.
+
+    A loaded instance of it that has what the config asks for is returned as it is. `on_progress` hears the share
+    loaded, 0 to 1, where the way tells it (`lms` does). With `allow_shorter`, a context that LM Studio cut is a
+    warning in the log. Raises InvalidRequest, UnsupportedSetting, ModelNotFound, ContextTooShort, DoesNotFit,
+    LoadFailed, LmsError, and what the server raises.
+    """
+    check_name(key, "model key")
+    order = site.ways(ways)
+    usable = usable_ways(config, order)
+    try:
+        way, listing = yield from first_way(usable, lambda way: _looked(site, way))
+    except (LmsNotFound, NotLMStudio) as error:
+        raise _why_not(error, config, order) from error
+    model = match(key, listing.models)
+    check_against(config, model)
+    adopted = adopt(model.id, config, listing.instances)
+    if adopted:
+        log.debug("%s is loaded already", adopted.identifier)
+        return adopted
+    job = _Job(site, way, model, config, listing.models, timeout, on_progress)
+    instance = yield from _confirmed(job, (yield from _carried_out(job)))
+    _check_loaded(instance, config, allow_shorter)
+    return instance
+
+
+def _looked(site: Site, way: Way) -> Flow[tuple[Way, Listing]]:
+    return way, (yield from look(site, way))
+
+
+def _why_not(error: LmsNotFound | NotLMStudio, config: LoadConfig, order: Sequence[Way]) -> Phi4Error:
+    """None of the ways that can set it all is there: what could not be set by those that may be."""
+    if isinstance(error, LmsNotFound):
+        others = [config.beyond(way) for way in order if way != "lms"]
+        return LmsNotFound(error.tried, needed_for=min(others, key=len, default=()))
+    beyond = config.beyond("jit")
+    if "jit" not in order or not beyond:
+        return error
+    able = tuple(way for way in order if not config.beyond(way))
+    return UnsupportedSetting(beyond, way="jit", able=able, reason="the only way that is there")
+
+
+def adopt(key: str, config: LoadConfig, instances: Iterable[Instance]) -> Instance | None:
+    """The loaded instance to take instead of loading; None where the model is to be loaded.
+
+    Raises ContextTooShort or LoadFailed for a loaded one that has not what was asked for: no second copy is made
+    unless a name is given for it.
+    """
+    here = [instance for instance in instances if instance.device is None]
+    mine = [one for one in here if one.model == key and config.identifier in (None, one.identifier)]
+    lacking = [(instance, unmet(config, instance)) for instance in mine]
+    for instance, lacks in lacking:
+        if not lacks:
+            return instance
+    if lacking:
+        _refuse(*lacking[0], config)
+    name = config.identifier or key
+    for instance in here:
+        if instance.identifier == name:
+            raise LoadFailed(f"the name {name!r} is taken by an instance of {instance.model}.")
+    return None
+
+
+def _refuse(instance: Instance, lacks: Sequence[str], config: LoadConfig) -> None:
+    if config.context_length is not None and "context_length" in lacks:
+        raise ContextTooShort(config.context_length, instance.context_length or 0, identifier=instance.identifier)
+    raise LoadFailed(f"{instance.identifier!r} is loaded with another {' and '.join(lacks)}: unload it first.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
+    """A load that has been decided on."""
+
+    site: Site
+    way: Way
+    model: ModelInfo
+    config: LoadConfig
+    listed: Sequence[ModelInfo]
+    timeout: float
+    on_progress: Callable[[float], None] | None
+
+
+def _carried_out(job: _Job) -> Flow[Instance]:
+    """Act, and look again: the instance is what is there then."""
+    fault: Phi4Error | None = None
+    site, way, model = job.site, job.way, job.model
+    identifier = job.config.identifier or model.id
+    try:
+        if way == "lms":
+            yield from _load_lms(job)
+        elif way == "rest":
+            identifier = yield from _load_rest(job)
+        else:
+            yield from _load_jit(job)
+    except (LmsFailed, LmsTimeout, ServerError, ServerUnreachable) as error:
+        fault = error
+    try:
+        after = yield from loaded(site, [way])
+    except Phi4Error as error:
+        raise fault or error from None
+    named = next((one for one in after if _is_named(one, identifier)), None)
+    if named is None:
+        raise fault or LoadFailed(f"{way} said that it loaded {model.id}, but no instance {identifier!r} is there.")
+    if named.model != model.id:
+        if fault:
+            raise fault
+        # The list and the disk had changed under `lms`, whose search then took what came next.
+        yield from unload(site, identifier, ways=[way])
+        raise LoadFailed(f"{named.model} was loaded in place of {model.id}, and is unloaded again.")
+    if fault:
+        log.warning("%s is loaded, though the load said: %s", identifier, fault)
+    if way == "rest":
+        return (yield from _without_twin(job, named, after))
+    return named
+
+
+def _load_lms(job: _Job) -> Flow[None]:
+    named = dataclasses.replace(job.config, identifier=job.config.identifier or job.model.id)
+    options = (*lms_arguments(named), *(job.site.lms_options or ()))
+    step = Lms(("load", *_selection(job.model, job.listed), *options), job.timeout)
+    if job.on_progress:
+        step = Watched(step.arguments, step.timeout, Progress(job.on_progress).feed)
+    done = yield step
+    if done.exit_code != 0:
+        option = unknown_option(message_of(done))
+        if option:
+            setting = option.removeprefix("--").replace("-", "_")
+            raise UnsupportedSetting((setting,), way="lms", reason=f"this release has no {option}")
+        raise load_error(done, job.model.id)
+
+
+def _selection(model: ModelInfo, models: Sequence[ModelInfo]) -> tuple[str, ...]:
+    """The arguments that mean this model. `--exact` compares paths, letter for letter; a key is searched, loosely."""
+    paths = Counter(other.path for other in models if other.device is None)
+    local = ("--local",) if any(other.device for other in models) else ()  # as old as LM Link, so only where it is met
+    if model.path and paths[model.path] == 1:
+        return ("--exact", check_name(model.path, "model path"), *local)
+    return (check_name(model.id, "model key"), "-y", *local)
+
+
+def _load_rest(job: _Job) -> Flow[str]:
+    """Returns the identifier, which the server chooses."""
+    key = job.model.id
+    body = rest_body(job.config, key)
+    answer = yield Http("POST", "/api/v1/models/load", body, timeout=job.timeout, slow=True)
+    return str(_loaded_or(answer, key).get("instance_id") or key)
+
+
+def _load_jit(job: _Job) -> Flow[None]:
+    """The smallest request there is. LM Studio loads the model for it, with its default context."""
+    key = job.model.id
+    endpoint = "chat/completions"
+    body: dict[str, Any] = {"model": key, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}
+    if job.model.type == "embeddings":
+        endpoint, body = "embeddings", {"model": key, "input": "."}
+    if job.config.ttl is not None:
+        body["ttl"] = job.config.ttl
+    answer = yield Http("POST", path("v1", endpoint), body, timeout=job.timeout, slow=True)
+    _loaded_or(answer, key)
+
+
+def _loaded_or(answer: Answer, key: str) -> dict[str, Any]:
+    """What a request that loads a model was answered. Raises what the server says went wrong."""
+    try:
+        said: dict[str, Any] = read_answer(answer, dict, key)
+    except LoadFailed as error:
+        if "insufficient system resources" in error.message:
+            raise no_room(error.message) from None
+        raise
+    return said
+
+
+def _without_twin(job: _Job, mine: Instance, instances: Sequence[Instance]) -> Flow[Instance]:
+    """REST makes a second copy when two ask at once: the later one goes, and both callers have the first."""
+    first = next(one for one in instances if one.model == mine.model and one.device is None)
+    if first.identifier == mine.identifier or unmet(job.config, first):
+        return mine
+    log.warning("%s was loaded twice at once: unloading %s", mine.model, mine.identifier)
+    yield from unload(job.site, mine.identifier, ways=["rest"])
+    return first
+
+
+def _confirmed(job: _Job, instance: Instance) -> Flow[Instance]:
+    """What `lms` loaded, as the server sees it: it may be another LM Studio, or have another context to tell."""
+    if job.way != "lms":
+        return instance
+    try:
+        listed = yield from models("v0")
+    except Phi4Error as error:  # a load needs no server, nor its token
+        log.debug("the server does not tell what it has loaded: %s", error)
+        return instance
+    if listed and all(model.loaded is False for model in listed):
+        raise LoadFailed(
+            f"`lms` has loaded {instance.identifier!r}, but the server at {job.site.url} has nothing loaded: "
+            "it is another LM Studio, in a container perhaps. Ask for the ways 'rest' and 'jit' only."
+        )
+    seen = [model.loaded_context_length for model in listed if model.id == instance.identifier and model.loaded]
+    lengths = [length for length in (instance.context_length, *seen) if length is not None]
+    return dataclasses.replace(instance, context_length=min(lengths, default=None))
+
+
+def _check_loaded(instance: Instance, config: LoadConfig, allow_shorter: bool) -> None:
+    if config.context_length is not None and instance.context_length is None:
+        log.warning("%s does not tell its context length: it may be shorter than asked for", instance.identifier)
+    for name in unmet(config, instance):
+        if name == "context_length" and not allow_shorter:
+            _refuse(instance, [name], config)
+        log.warning("%s is loaded with less than the %s asked for (%s)", instance.identifier, name, config)
+
+
+# --- unload ----------------------------------------------------------------------------------------------------
+
+
+def unload(site: Site, identifier: str, *, ways: Sequence[Way] | None = None) -> Flow[Instance]:
+    """Unload one instance, and return what it was. `key` does not mean `key:2`, nor an instance with a name of its own.
+
+    Raises ModelNotFound for an identifier that no instance has, and LmsFailed or ServerError for one that stays.
+    """
+    check_name(identifier, "identifier")
+    way, instances = yield from first_way(_unloading(site, ways), lambda way: _instances(site, way))
+    found = [instance for instance in instances if _is_named(instance, identifier)]
+    if not found:
+        here = tuple(instance.identifier for instance in instances)
+        raise ModelNotFound(f"no loaded instance is named {identifier!r}.", model=identifier, available=here)
+    fault: Phi4Error | None = None
+    try:
+        if way == "lms":
+            yield from _unload_lms(site, identifier)
+        else:
+            answer = yield Http("POST", "/api/v1/models/unload", {"instance_id": identifier}, slow=True)
+            read_answer(answer, dict, identifier)
+    except (LmsFailed, LmsTimeout, ServerError) as error:
+        fault = error
+    for _ in range(1 if fault else _GONE_TRIES):
+        _, instances = yield from _instances(site, way)
+        if not any(_is_named(instance, identifier) for instance in instances):
+            return found[0]
+        yield Sleep(_GONE_PAUSE)
+    raise fault or ServerError(f"{identifier!r} is still loaded, though {way} said that it unloaded it.")
+
+
+def _is_named(instance: Instance, identifier: str) -> bool:
+    """Whether a name means this instance, as far as this machine goes."""
+    return instance.identifier == identifier and instance.device is None
+
+
+def _unloading(site: Site, ways: Sequence[Way] | None) -> tuple[Way, ...]:
+    """The ways that unload: no request can undo a just-in-time load."""
+    order = tuple(way for way in site.ways(ways) if way != "jit")
+    if not order:
+        raise InvalidRequest("a model is unloaded by 'lms' or 'rest': neither is among the ways")
+    return order
+
+
+def _instances(site: Site, way: Way) -> Flow[tuple[Way, tuple[Instance, ...]]]:
+    return way, (yield from loaded(site, [way]))
+
+
+def _unload_lms(site: Site, identifier: str) -> Flow[None]:
+    done = yield Lms(("unload", identifier, *(site.lms_options or ())), QUERY_SECONDS)
+    if done.exit_code != 0:
+        raise LmsFailed(done.arguments, done.exit_code, message_of(done))
+
+
+def unload_all(site: Site, *, ways: Sequence[Way] | None = None) -> Flow[tuple[Instance, ...]]:
+    """Unload every instance on that machine, one by one, and return what was unloaded.
+
+    Not `lms unload --all`, which takes the instances of other machines (LM Link) too, and stops at the first fault.
+    One that stays does not keep the others; its error is raised at the end.
+    """
+    order = _unloading(site, ways)
+    _, instances = yield from first_way(order, lambda way: _instances(site, way))
+    gone: list[Instance] = []
+    fault: Phi4Error | None = None
+    for instance in instances:
+        if instance.device is not None:
+            continue
+        try:
+            gone.append((yield from unload(site, instance.identifier, ways=order)))
+        except ModelNotFound:  # its time was over, or somebody else was quicker
+            continue
+        except Phi4Error as error:
+            fault = fault or error
+    if fault:
+        raise fault
+    return tuple(gone)
+
+
+# --- estimate --------------------------------------------------------------------------------------------------
+
+
+def estimate(site: Site, key: str, config: LoadConfig = _DEFAULT) -> Flow[Estimate]:
+    """What loading would take, as LM Studio guesses it. Only `lms` tells.
+
+    Raises ModelNotFound, UnsupportedSetting, and LmsError.
+    """
+    check_name(key, "model key")
+    usable_ways(config, site.ways(["lms"]))
+    listing = yield from look(site, "lms")
+    model = match(key, listing.models)
+    check_against(config, model)
+    arguments = ("load", *_selection(model, listing.models), *lms_arguments(config), "--estimate-only")
+    done = yield Lms((*arguments, *(site.lms_options or ())), QUERY_SECONDS)
+    if done.exit_code != 0:
+        raise load_error(done, model.id)
+    guess = parse_estimate(done)
+    if guess.model not in (model.id, model.path):
+        raise LmsFailed(done.arguments, done.exit_code, f"it estimated {guess.model} in place of {model.id}")
+    return guess

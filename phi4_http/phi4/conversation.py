@@ -1,0 +1,170 @@
+"""From a prompt, a history and instructions to the messages that are sent, and from a reply to what is kept of it.
+
+Out: the model's system prompt goes first, letter for letter, in exactly one system message (chat templates drop or
+merge further ones, some in silence). A caller's instructions, and any system message in a history, are appended to
+it. Thoughts stay out of what is sent back: of an answer in the history, only the solution goes out.
+
+Back: what a turn leaves in the history depends on how its reply ended.
+
+    complete              the prompt and the solution (or the tool calls)
+    solution_truncated    the prompt and the solution as far as it came: the next turn may ask for the rest
+    thought_unclosed      nothing: there is no answer to go on from
+    any other             nothing: a failed turn leaves the history as it was before it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidRequest
+from ..events import Outcome, Reply
+from ..reply.splitter import ThinkSplitter
+from .facts import SYSTEM_PROMPT
+
+KEPT = (Outcome.COMPLETE, Outcome.SOLUTION_TRUNCATED)
+"""The outcomes of a turn that is kept."""
+
+_SYSTEM_ROLES = ("system", "developer")
+_ROLES = (*_SYSTEM_ROLES, "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An exact count from an earlier reply: these messages, the system message first, made so many tokens."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    tokens: int
+
+
+def build_messages(
+    prompt: str | None,
+    *,
+    history: Iterable[Mapping[str, Any]] = (),
+    instructions: str | None = None,
+    with_system: bool = True,
+) -> list[dict[str, Any]]:
+    """The messages of one request: system prompt, history, prompt (none where it is None).
+
+    Without a system message (`with_system`), the instructions stand before the prompt: for servers whose template puts
+    in the model's prompt itself and would drop ours.
+    Raises InvalidRequest for an empty prompt and for a history that is none.
+    """
+    said = _check_history(history)
+    if prompt is None and not said:
+        raise InvalidRequest("there is neither a prompt nor a history")
+    if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
+        raise InvalidRequest(
+            "the prompt is empty" if isinstance(prompt, str) else f"the prompt is a {type(prompt).__name__}, not a text"
+        )
+    extra = [_text(message) for message in said if message["role"] in _SYSTEM_ROLES]
+    if instructions:
+        extra.append(instructions)
+    turns = [_without_thought(message) for message in said if message["role"] not in _SYSTEM_ROLES]
+    if with_system:
+        turns.insert(0, {"role": "system", "content": system_message(extra)})
+    elif prompt is not None:
+        prompt = "\n\n".join([*(text for text in map(_own, extra) if text), prompt])
+    return turns if prompt is None else [*turns, {"role": "user", "content": prompt}]
+
+
+def merge_instructions(*instructions: str | None) -> str | None:
+    """Several instructions as one text, None where there are none."""
+    return "\n\n".join(text for text in instructions if text) or None
+
+
+def system_message(instructions: Sequence[str] = ()) -> str:
+    """The model's system prompt, and the caller's instructions after it, each once."""
+    parts = [SYSTEM_PROMPT]
+    for text in instructions:
+        own = _own(text)
+        # A history that was sent before holds the instructions already.
+        if own and f"\n\n{own}\n\n" not in "\n\n".join(["", *parts, ""]):
+            parts.append(own)
+    return "\n\n".join(parts)
+
+
+def _own(text: str) -> str:
+    """What is the caller's own of a system message: one that was sent before holds the model's prompt already."""
+    return text.replace(SYSTEM_PROMPT, "").strip()
+
+
+def _check_history(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    if isinstance(history, (str, bytes, Mapping)):
+        raise InvalidRequest(f"history is a {type(history).__name__}: it takes a list of messages")
+    said = list(history)
+    for number, message in enumerate(said):
+        if not isinstance(message, Mapping):
+            raise InvalidRequest(
+                f"history[{number}] is a {type(message).__name__}: it takes a mapping with role and content"
+            )
+        if message.get("role") not in _ROLES:
+            raise InvalidRequest(f"history[{number}] has role {message.get('role')!r}: it can be {', '.join(_ROLES)}")
+        content = message.get("content")
+        if content is None and (message["role"] in _SYSTEM_ROLES or not message.get("tool_calls")):
+            raise InvalidRequest(f"history[{number}] has no content")
+        if not _is_content(content):
+            raise InvalidRequest(f"history[{number}] has content that is neither a text nor a list of parts")
+    return said
+
+
+def _is_content(content: Any) -> bool:
+    if isinstance(content, (list, tuple)):
+        return all(isinstance(part, Mapping) and isinstance(part.get("text", ""), str) for part in content)
+    return content is None or isinstance(content, str)
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _without_thought(message: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in message.items() if key not in ("reasoning_content", "reasoning")}
+    if message["role"] == "assistant" and kept.get("content") is not None:
+        splitter = ThinkSplitter()
+        splitter.feed(_text(message))
+        splitter.close()
+        kept["content"] = splitter.solution
+    return kept
+
+
+class Conversation:
+    """A history that grows by one turn for each reply that ended well, and what was learned from its replies."""
+
+    def __init__(self, history: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.history: list[dict[str, Any]] = [dict(message) for message in _check_history(history)]
+        """Messages with role and content, oldest first; all of them, also those that no longer fit in the context."""
+        self.known: Known | None = None
+        """The server's last count of a prompt."""
+        self.opener_swallowed = False
+        """Whether a reply closed a thought that it had not opened: the next one's opener is assumed."""
+        self.noted = False
+        """Whether a reply without a thought has been remarked on."""
+
+    def record(self, prompt: str, sent: Sequence[Mapping[str, Any]], reply: Reply) -> None:
+        """Keep what is to be kept of a turn that has ended; `sent` is its messages, as they went out."""
+        self.opener_swallowed = self.opener_swallowed or reply.opener_swallowed
+        self.noted = self.noted or bool(reply.notes)
+        tokens = reply.usage.prompt_tokens if reply.usage else None
+        if tokens and not self._falls(sent, tokens):
+            self.known = Known(tuple(sent), tokens)
+        if reply.outcome in KEPT:
+            answer: dict[str, Any] = {"role": "assistant", "content": reply.solution}
+            if reply.tool_calls:
+                answer["tool_calls"] = [
+                    {"id": call.id, "type": call.type, "function": {"name": call.name, "arguments": call.arguments}}
+                    for call in reply.tool_calls
+                ]
+            self.history += [{"role": "user", "content": prompt}, answer]
+
+    def _falls(self, sent: Sequence[Mapping[str, Any]], tokens: int) -> bool:
+        """Whether that would be fewer tokens for more messages: some servers count only what was not in their cache."""
+        known = self.known
+        return known is not None and tokens < known.tokens and tuple(sent[: len(known.messages)]) == known.messages
+
+    def clear(self) -> None:
+        """Forget the history; what was learned of the server stays."""
+        self.history.clear()
+        self.known = None

@@ -1,0 +1,1 @@
+"""One reply: from bytes to thought, solution and outcome. Pure, but for `stream`, which is a flow."""

@@ -1,0 +1,120 @@
+"""What can be asked of a generation: the body parameters, their units and their ranges.
+
+Checked before anything is sent, since servers ignore what they don't understand, in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from ..errors import InvalidRequest
+
+
+class Parameters(TypedDict, total=False):
+    """Parameters of a completion, all optional. Any other field goes out as it is, by name or in `extra`."""
+
+    temperature: float
+    """0 or more; 0 is greedy."""
+    top_p: float
+    """0 to 1."""
+    top_k: int
+    """0 or more tokens."""
+    min_p: float
+    """0 to 1."""
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[str, float]
+    seed: int
+    stop: str | Sequence[str]
+    max_tokens: int
+    """Tokens of the reply, thought included; -1 for no limit."""
+    ttl: int
+    """Seconds of idleness after which LM Studio unloads the model, if this request loads it just in time."""
+    response_format: Mapping[str, Any]
+    """`json_schema` constrains from the first token, so that no thought is possible with it."""
+    tools: Sequence[Mapping[str, Any]]
+    tool_choice: str | Mapping[str, Any]
+    draft_model: str
+    stream_options: Mapping[str, Any]
+    extra: Mapping[str, Any]
+    """Further fields of the body, as they are."""
+
+
+class AskParameters(Parameters, total=False):
+    """Parameters of a question to Phi-4-reasoning-plus: see `Rescue` for the further ones."""
+
+    thinking_budget: int
+    """Tokens of thought after which it is ended for the model, which then answers."""
+    on_unclosed: Literal["return", "answer"]
+    on_loop: Literal["ignore", "answer"]
+    loop_repeats: int
+    notice: str
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, bytes) and all(isinstance(item, str) for item in value)
+
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "temperature": ("a number from 0 up", lambda value: _number(value) and value >= 0),
+    "top_p": ("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1),
+    "top_k": ("a whole number of tokens from 0 up", lambda value: _whole(value) and value >= 0),
+    "min_p": ("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1),
+    "repeat_penalty": ("a number from 0 up", lambda value: _number(value) and value >= 0),
+    "presence_penalty": ("a number", _number),
+    "frequency_penalty": ("a number", _number),
+    "logit_bias": ("a mapping of token ids to numbers", lambda value: isinstance(value, Mapping)),
+    "seed": ("a whole number", _whole),
+    "stop": ("a text or a list of texts", _texts),
+    "max_tokens": (
+        "a whole number of tokens from 1 up, or -1 for no limit",
+        lambda value: _whole(value) and (value >= 1 or value == -1),
+    ),
+    "ttl": ("a whole number of seconds from 1 up", lambda value: _whole(value) and value >= 1),
+    "response_format": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "tools": (
+        "a list of mappings",
+        lambda value: isinstance(value, Sequence) and all(isinstance(tool, Mapping) for tool in value),
+    ),
+    "tool_choice": ("a text or a mapping", lambda value: isinstance(value, (str, Mapping))),
+    "draft_model": ("a model name", lambda value: isinstance(value, str) and bool(value)),
+    "stream_options": ("a mapping", lambda value: isinstance(value, Mapping)),
+}
+
+_RESERVED = ("model", "messages", "prompt", "stream", "input")
+
+
+def check(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The body fields of these parameters, those that are None left out.
+
+    Raises InvalidRequest, with the range, for a value that can't be, and for a name that is nearly a known one.
+    """
+    extra = parameters.get("extra") or {}
+    if not isinstance(extra, Mapping):
+        raise InvalidRequest(f"extra is a {type(extra).__name__}: it takes a mapping of body fields")
+    fields = {name: value for name, value in parameters.items() if name != "extra" and value is not None}
+    for name, value in fields.items():
+        if name in _RULES:
+            wanted, holds = _RULES[name]
+            if not holds(value):
+                raise InvalidRequest(f"{name} is {value!r}: it takes {wanted}")
+        elif near := difflib.get_close_matches(name.lower(), _RULES, n=1, cutoff=0.8):
+            raise InvalidRequest(
+                f"{name!r} is not a parameter, {near[0]!r} is; a field of that very name goes in extra={{…}}"
+            )
+    for name in _RESERVED:
+        if name in fields or name in extra:
+            raise InvalidRequest(f"{name!r} is set by the call itself, it can't be among the parameters")
+    return {**fields, **extra}

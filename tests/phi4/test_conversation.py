@@ -1,0 +1,214 @@
+"""What is sent: the system prompt once, first, letter for letter; the history without its thoughts."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reading import read
+from strategies import glued
+from support import GOOD, Face, Recording
+
+from phi4_http import SYSTEM_PROMPT
+from phi4_http.errors import InvalidRequest
+from phi4_http.phi4.conversation import build_messages, system_message
+
+TEXTS = st.text(max_size=20) | st.sampled_from(
+    [SYSTEM_PROMPT, f"{SYSTEM_PROMPT}\n\nBe brief.", "Be brief.", " Be brief.\n"]
+)
+PARTS = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": TEXTS}), max_size=2)
+MESSAGE = st.builds(
+    lambda role, content, more: {"role": role, "content": content, **more},
+    st.sampled_from(["system", "developer", "user", "assistant", "tool"]),
+    TEXTS | PARTS,
+    st.sampled_from([{}, {"name": "x"}, {"tool_call_id": "1"}, {"reasoning_content": "t"}, {"reasoning": "t"}]),
+)
+HISTORY = st.lists(MESSAGE, max_size=6)
+
+
+def test_the_system_prompt_is_the_trained_one_letter_for_letter() -> None:
+    """1,232 characters with this checksum; three independent code bases carry the same."""
+    assert len(SYSTEM_PROMPT) == 1232
+    digest = "88df15fe1f347e9837ab4579c60f4fbae1cd1abf5a5ceab1bd93b846f65e1228"
+    assert hashlib.sha256(SYSTEM_PROMPT.encode()).hexdigest() == digest
+
+
+def test_a_prompt_alone_is_two_messages() -> None:
+    """System prompt and prompt, as they are."""
+    assert build_messages(" 7 × 8?\n") == [
+        {"role": "system", "content": SYSTEM_PROMPT},
+        {"role": "user", "content": " 7 × 8?\n"},
+    ]
+
+
+def test_instructions_follow_the_system_prompt_in_the_same_message() -> None:
+    """One message; the prompt first, untouched."""
+    messages = build_messages("x", instructions="Be brief.")
+    assert messages[0] == {"role": "system", "content": f"{SYSTEM_PROMPT}\n\nBe brief."}
+    assert len(messages) == 2
+
+
+def test_system_messages_of_the_history_go_into_the_first_one() -> None:
+    """In their order, before the instructions of this request; the turns keep theirs."""
+    history: list[dict[str, Any]] = [
+        {"role": "system", "content": "One."},
+        {"role": "user", "content": "a"},
+        {"role": "developer", "content": [{"type": "text", "text": "Two."}]},
+        {"role": "assistant", "content": "b"},
+    ]
+    messages = build_messages("c", history=history, instructions="Three.")
+    assert messages == [
+        {"role": "system", "content": f"{SYSTEM_PROMPT}\n\nOne.\n\nTwo.\n\nThree."},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+
+
+def test_what_was_sent_before_can_be_sent_again() -> None:
+    """The messages of one request as the history of the next: prompt and instructions don't pile up."""
+    first = build_messages("a", instructions="Be brief.")
+    second = build_messages("b", history=[*first, {"role": "assistant", "content": "x"}], instructions="Be brief.")
+    assert second[0] == first[0]
+    assert [message["content"] for message in second[1:]] == ["a", "x", "b"]
+
+
+@given(HISTORY, st.none() | TEXTS)
+@settings(deadline=None, max_examples=300)
+def test_exactly_one_system_message_goes_out_whatever_the_history(
+    history: list[dict[str, Any]], instructions: str | None
+) -> None:
+    """It is first, it begins with the prompt, the prompt is in it once, and the caller's history is untouched."""
+    before = copy.deepcopy(history)
+    messages = build_messages("x", history=history, instructions=instructions)
+    assert history == before
+    assert [message["role"] for message in messages].count("system") == 1
+    assert not [message for message in messages if message["role"] == "developer"]
+    system = messages[0]["content"]
+    assert messages[0]["role"] == "system"
+    assert system.startswith(SYSTEM_PROMPT)
+    assert system.count(SYSTEM_PROMPT) == 1
+    assert messages[-1] == {"role": "user", "content": "x"}
+    said = [message for message in history if message["role"] not in ("system", "developer")]
+    assert [message["role"] for message in messages[1:-1]] == [message["role"] for message in said]
+    own = (instructions or "").replace(SYSTEM_PROMPT, "").strip()
+    assert own in system
+
+
+@given(glued())
+@settings(deadline=None, max_examples=500)
+def test_of_an_answer_only_the_solution_is_sent_back(content: str) -> None:
+    """What the slow reading of the rules calls solution, and nothing else."""
+    messages = build_messages("x", history=[{"role": "assistant", "content": content}])
+    assert messages[1] == {"role": "assistant", "content": read(content).solution}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_a_thought_in_a_field_is_not_sent_back(name: str) -> None:
+    """The field that a server had split off stays here."""
+    message = {"role": "assistant", "content": "b", name: "a", "tool_calls": [{"id": "1"}]}
+    sent = build_messages("x", history=[message])[1]
+    assert sent == {"role": "assistant", "content": "b", "tool_calls": [{"id": "1"}]}
+
+
+def test_a_thought_in_content_of_parts_is_not_sent_back() -> None:
+    """An answer in parts is an answer."""
+    message = {"role": "assistant", "content": [{"type": "text", "text": "<think>a</think>b"}]}
+    sent = build_messages("x", history=[message])[1]
+    assert "<think>" not in str(sent["content"])
+    assert "b" in str(sent["content"])
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_what_others_say_is_sent_as_it_is(role: str) -> None:
+    """Tags in a question are part of the question."""
+    message = {"role": role, "content": "What does <think>x</think>y mean?", "tool_call_id": "1"}
+    assert build_messages("x", history=[message])[1] == message
+
+
+def test_an_answer_of_tool_calls_needs_no_content() -> None:
+    """Content null, with calls, is a turn like any other."""
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    assert build_messages("x", history=[message])[1] == message
+
+
+@pytest.mark.parametrize("prompt", ["", " \n\t", None, 7, b"x", ["x"]])
+def test_a_prompt_that_is_none_is_refused(prompt: Any) -> None:
+    """Empty, blank or no text."""
+    with pytest.raises(InvalidRequest, match="prompt"):
+        build_messages(prompt)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        "x",
+        b"x",
+        {"role": "user", "content": "x"},
+        ["x"],
+        [None],
+        [{"content": "x"}],
+        [{"role": "robot", "content": "x"}],
+        [{"role": "System", "content": "x"}],
+        [{"role": ["user"], "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        [{"role": "assistant", "content": None}],
+        [{"role": "system", "content": None, "tool_calls": [{}]}],
+        [{"role": "system", "content": 7}],
+        [{"role": "user", "content": 7}],
+        [{"role": "system", "content": [{"text": 7}]}],
+    ],
+)
+def test_a_history_that_is_none_is_refused(history: Any) -> None:
+    """With the place of the wrong message, as an invalid request and nothing else."""
+    with pytest.raises(InvalidRequest, match="history"):
+        build_messages("x", history=history)
+
+
+def test_any_iterable_of_any_mappings_is_a_history() -> None:
+    """A generator is read once; a mapping that is no dict is a message."""
+    from types import MappingProxyType
+
+    messages: list[Mapping[str, Any]] = [MappingProxyType({"role": "user", "content": "a"})]
+    assert build_messages("b", history=iter(messages))[1] == {"role": "user", "content": "a"}
+
+
+def test_instructions_are_each_said_once() -> None:
+    """The same words twice are said once, blank ones not at all."""
+    assert system_message(["a", " a\n", "", " ", "b"]) == f"{SYSTEM_PROMPT}\n\na\n\nb"
+
+
+# --- on the wire ------------------------------------------------------------------------------------------------------
+
+
+def test_the_instructions_of_phi_and_of_the_call_are_both_sent(face: Face) -> None:
+    """Those of the `Phi4` first, in one system message, with every request."""
+    server = Recording({"/v1/chat/completions": GOOD})
+    with face.phi(server, model="phi", instructions="One.") as phi:
+        face.ask(phi, "a", instructions="Two.")
+        both = server.body["messages"]
+        face.ask(phi, "b", history=[*both, {"role": "assistant", "content": "<think>t</think>s"}])
+    assert both == [
+        {"role": "system", "content": f"{SYSTEM_PROMPT}\n\nOne.\n\nTwo."},
+        {"role": "user", "content": "a"},
+    ]
+    again = server.body["messages"]
+    assert [message["role"] for message in again] == ["system", "user", "assistant", "user"]
+    assert again[0]["content"].count("One.") == 1
+    assert again[2]["content"] == "s"
+
+
+def test_a_chat_without_phi_sends_the_messages_as_they_are(face: Face) -> None:
+    """`LMStudio` adds no prompt and takes no thought out: it sends what it was given."""
+    server = Recording({"/v1/chat/completions": GOOD})
+    messages = [{"role": "assistant", "content": "<think>a</think>b"}, {"role": "user", "content": "c"}]
+    before = copy.deepcopy(messages)
+    with face.studio(server) as client:
+        face.read(client.stream_chat("phi", messages))
+    assert server.body["messages"] == messages == before

@@ -1,0 +1,643 @@
+"""`ReplyDecoder` by hand: no HTTP and no clock, but for the properties that cut the bytes of whole streams."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from strategies import chunked, cut_by, glued
+from support import CHATS, MESSAGES, AddedUp, Heard, delta, playing, usage
+
+from phi4_http import LMStudio
+from phi4_http.errors import (
+    ContextOverflow,
+    EmptyReply,
+    InvalidRequest,
+    Phi4Error,
+    ServerError,
+    ServerUnreachable,
+    SilentOverflow,
+    StreamCut,
+)
+from phi4_http.events import Event, Finished, Outcome, Reply, Solution, Stats, Thinking, ToolCall, Usage
+from phi4_http.reply.decoder import ReplyDecoder
+
+Chunk = tuple[Any, float]
+"""A chunk (JSON, or text as it is) and when it came."""
+
+
+def decode(*chunks: Any, fault: Phi4Error | None = None, event: str = "message", **options: Any) -> Heard:
+    """Feed these chunks, close, and return what came of it."""
+    return decode_at([(chunk, 0.0) for chunk in chunks], 0.0, fault=fault, event=event, **options)
+
+
+def decode_at(
+    chunks: Iterable[Chunk],
+    closed: float,
+    *,
+    started: float = 0.0,
+    fault: Phi4Error | None = None,
+    event: str = "message",
+    **options: Any,
+) -> Heard:
+    """As `decode`, with the second at which each came."""
+    decoder = ReplyDecoder(started=started, **options)
+    events: list[Event] = []
+    for chunk, at in chunks:
+        events += decoder.feed(chunk if isinstance(chunk, str) else json.dumps(chunk), event, at)
+    events += decoder.close(closed, fault)
+    return Heard(events, decoder.reply, decoder.error)
+
+
+STOP = delta(finish="stop")
+DONE = "[DONE]"
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_reply_is_complete_and_its_last_event_is_the_reply() -> None:
+    """Thinking, Thought, Solution, Finished: in this order, and nothing else."""
+    heard = decode(delta("<think>a"), delta("</think>"), delta("b"), STOP, DONE)
+    assert [type(event).__name__ for event in heard.events] == ["Thinking", "Thought", "Solution", "Finished"]
+    assert isinstance(heard.events[-1], Finished)
+    assert heard.events[-1].reply is heard.result
+    assert heard.reply.outcome is Outcome.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("chunks", "outcome"),
+    [
+        ([delta("<think>a</think>b"), STOP], "complete"),
+        ([delta("b"), STOP], "complete"),
+        ([delta("<think>a</think>b"), delta(finish="length")], "solution_truncated"),
+        ([delta("<think>a</think>"), delta(finish="length")], "solution_truncated"),
+        ([delta("b"), delta(finish="length")], "solution_truncated"),
+        ([delta("<think>a"), STOP], "thought_unclosed"),
+        ([delta("<think>a"), delta(finish="length")], "thought_unclosed"),
+        ([delta("<think>"), delta(finish="length")], "thought_unclosed"),
+        ([delta(reasoning_content="a"), delta(finish="length")], "thought_unclosed"),
+        ([delta(reasoning_content="a"), delta("b"), delta(finish="length")], "solution_truncated"),
+        ([delta(reasoning="a"), delta("b"), STOP], "complete"),
+        ([delta(finish="tool_calls", tool_calls=[{"index": 0, "function": {"name": "f"}}])], "complete"),
+        ([delta("<think>a</think>"), delta(finish="tool_calls")], "complete"),
+        ([delta("b"), delta(finish="some_new_reason")], "complete"),
+    ],
+)
+def test_a_finish_reason_and_the_text_decide_the_outcome(chunks: Sequence[Any], outcome: str) -> None:
+    """What came before the finish reason says whether the reply is whole, and where it stopped."""
+    heard = decode(*chunks, DONE)
+    assert heard.error is None
+    assert str(heard.reply.outcome) == outcome
+
+
+@pytest.mark.parametrize(
+    ("chunks", "error"),
+    [
+        ([delta("", role="assistant"), STOP, usage(3, 0)], EmptyReply),
+        ([delta("  \n"), STOP], EmptyReply),
+        ([delta("<think>a</think>"), STOP], EmptyReply),
+        ([delta("<think>a</think>\n\n"), STOP], EmptyReply),
+        ([delta(reasoning_content="all of it"), STOP, usage(0, 0)], EmptyReply),
+        ([delta(reasoning_content="all of it"), delta("\n"), STOP], EmptyReply),
+        ([STOP, usage(9, 0)], SilentOverflow),
+        ([STOP], SilentOverflow),
+        ([], SilentOverflow),
+        ([delta("a")], StreamCut),
+        ([usage(9, 0)], StreamCut),
+        ([delta("", role="assistant")], StreamCut),
+    ],
+)
+def test_a_reply_with_no_answer_in_it_is_an_error_that_carries_it(chunks: Sequence[Any], error: type) -> None:
+    """White space is no answer, a closed thought alone is none, and a field for thought holds none."""
+    heard = decode(*chunks)
+    assert type(heard.error) is error
+    assert heard.error is not None
+    assert heard.error.partial is not None
+    assert not any(isinstance(event, Finished) for event in heard.events)
+
+
+def test_a_silent_overflow_needs_that_no_token_was_counted() -> None:
+    """A server that counted tokens and sent none did not refuse the prompt: the reply is empty."""
+    heard = decode(STOP, usage(9, 5))
+    assert type(heard.error) is EmptyReply
+
+
+def test_the_reason_of_an_empty_reply_says_where_the_text_went() -> None:
+    """Text in a field that holds no answer is told as such, with its length."""
+    error = decode(delta(reasoning_content="x" * 1234), STOP).error
+    assert error is not None
+    assert "1,234 characters" in str(error)
+    assert "field" in str(error)
+
+
+def test_a_fault_of_the_connection_counts_until_the_finish_reason_is_there() -> None:
+    """Without a finish reason the fault is the error; with one it does not matter."""
+    fault = ServerUnreachable("http://x", "gone", timed_out=True)
+    assert decode(delta("a"), fault=fault).error is fault
+    assert decode(delta("a"), STOP, fault=fault).error is None
+
+
+def test_an_error_of_the_server_counts_more_than_a_fault_of_the_connection() -> None:
+    """The cause is told, not its effect."""
+    heard = decode(delta("a"), {"error": "It broke."}, fault=StreamCut("the connection broke"))
+    assert isinstance(heard.error, ServerError)
+
+
+def test_nothing_is_read_after_done_or_after_an_error() -> None:
+    """Events after [DONE], an error, or an unreadable chunk change nothing."""
+    for last in (DONE, json.dumps({"error": "It broke."}), "no json"):
+        decoder = ReplyDecoder(started=0.0)
+        decoder.feed(json.dumps(delta("a")), "message", 0.0)
+        decoder.feed(last, "message", 0.0)
+        assert decoder.done
+        assert decoder.feed(json.dumps(delta("b")), "message", 0.0) == []
+        assert decoder.feed(json.dumps({"error": "later"}), "error", 0.0) == []
+        decoder.close(0.0)
+        assert decoder.reply is not None
+        assert decoder.reply.raw == "a"
+
+
+def test_closing_twice_gives_the_same_end() -> None:
+    """The end of a reply is told once."""
+    decoder = ReplyDecoder(started=0.0)
+    decoder.feed(json.dumps(delta("a", finish="stop")), "message", 0.0)
+    assert decoder.close(1.0)
+    first = decoder.reply
+    assert decoder.close(2.0) == []
+    decoder.cancel(3.0)
+    assert decoder.reply is first
+
+
+def test_a_cancelled_reply_has_what_had_come_and_nothing_is_withheld() -> None:
+    """What was held back as the start of a tag is in the reply of somebody who left."""
+    decoder = ReplyDecoder(started=0.0)
+    decoder.feed(json.dumps(delta("<think>a</think>b</th")), "message", 1.0)
+    decoder.cancel(2.0)
+    assert decoder.reply is not None
+    assert (decoder.reply.outcome, decoder.reply.solution) == (Outcome.CANCELLED, "b</th")
+    assert decoder.error is None
+
+
+def test_the_settings_of_the_splitter_are_those_of_the_decoder() -> None:
+    """`opener`, `closer` and `profile` reach it, and a wrong one is refused at once."""
+    assert decode(delta("a</think>b"), STOP, opener="assumed").reply.thought == "a"
+    assert decode(delta("<think>a</think>b</think>c"), STOP, closer="first").reply.thought == "a"
+    assert decode(delta(r"<think>a<\think>b"), STOP, profile="plain").reply.solution == ""
+    with pytest.raises(InvalidRequest):
+        ReplyDecoder(started=0.0, closer="frist")  # type: ignore[arg-type]  # that is the point
+
+
+# --- what is in the chunks --------------------------------------------------------------------------------------------
+
+
+def test_only_the_first_of_several_choices_is_read() -> None:
+    """Other answers, asked for with `n`, don't run into the first one."""
+    two = delta("a")
+    two["choices"].append({"index": 1, "delta": {"content": "other"}, "finish_reason": "length"})
+    heard = decode(two, STOP)
+    assert (heard.reply.solution, heard.reply.finish_reason) == ("a", "stop")
+
+
+def test_another_choice_in_chunks_of_its_own_is_not_read() -> None:
+    """Nor do they where each comes in its own chunks, of the same shape as the first one's."""
+    other = delta("x")
+    other["choices"][0]["index"] = 1
+    assert decode(delta("a"), other, delta("b"), other, STOP).reply.solution == "ab"
+
+
+def test_a_choice_without_a_number_is_the_first() -> None:
+    """A server that leaves the index out, or null, has one answer to give."""
+    for index in ({}, {"index": None}):
+        assert decode({"choices": [{"delta": {"content": "a"}, **index}]}, STOP).reply.solution == "a"
+
+
+def test_content_in_parts_is_read_as_its_text() -> None:
+    """A list of parts is their text, one after the other."""
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}, {"type": "image"}]
+    chunk = {"choices": [{"delta": {"content": parts}}]}
+    assert decode(chunk, STOP).reply.solution == "ab"
+
+
+def test_a_whole_message_in_a_stream_is_read() -> None:
+    """A server that puts the whole message into one chunk is understood, its reasoning and calls too."""
+    call = {"id": "7", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "b", "reasoning_content": "a", "tool_calls": [call]}
+    reply = decode({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}).reply
+    assert (reply.thought, reply.solution, reply.tool_calls) == ("a", "b", (ToolCall("7", "f", "{}"),))
+
+
+def test_a_raw_completion_is_read_from_its_text() -> None:
+    """`choices[].text` is what a continuation of a raw prompt says."""
+    heard = decode({"choices": [{"text": "<think>a"}]}, {"choices": [{"text": "</think>b", "finish_reason": "stop"}]})
+    assert (heard.reply.thought, heard.reply.solution) == ("a", "b")
+
+
+def test_an_empty_delta_gives_no_event() -> None:
+    """A role, a null or an empty text says nothing, and no event says so."""
+    chunks = [delta("", role="assistant"), delta(None, role="assistant"), {"choices": [{"delta": {"content": None}}]}]
+    assert decode(*chunks, delta("", reasoning_content=""), usage(1, 1)).events == []
+
+
+def test_a_text_that_stays_the_same_shape_is_read_to_its_end() -> None:
+    """A field that appears or vanishes between chunks of text is seen, and no text is lost with it."""
+    chunks = [delta("a"), delta("b"), {**delta("c"), "timings": {"predicted_n": 3}}, delta("d"), delta("e", "stop")]
+    reply = decode(*chunks).reply
+    assert (reply.solution, reply.stats.server) == ("abcde", {"predicted_n": 3})
+
+
+def test_an_error_beside_text_of_the_same_shape_is_seen() -> None:
+    """An error in the place of another field of a chunk is an error."""
+    failed = {name: value for name, value in delta("c").items() if name != "created"} | {"error": "It broke."}
+    heard = decode(delta("a"), delta("b"), failed)
+    assert isinstance(heard.error, ServerError)
+
+
+def test_names_come_from_the_first_chunk_that_has_them() -> None:
+    """Model and completion id are kept, and a later chunk without them takes nothing away."""
+    last = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    reply = decode(delta("a"), {"id": "other", "model": "other", "choices": []}, last).reply
+    assert (reply.id, reply.model) == ("chatcmpl-1", "phi")
+
+
+def test_fields_that_nobody_knows_are_kept() -> None:
+    """What this library does not know is in `extra`, the newest value of each."""
+    reply = decode({**delta("a"), "news": 1}, {**delta("b"), "news": 2, "more": {"x": None}}, STOP).reply
+    assert reply.extra == {"news": 2, "more": {"x": None}}
+
+
+@pytest.mark.parametrize("name", ["stats", "timings"])
+def test_the_servers_own_figures_are_kept_as_they_came(name: str) -> None:
+    """LM Studio's `stats` and llama.cpp's `timings` are in `stats.server`, unknown fields too."""
+    figures = {"tokens_per_second": 27.5, "predicted_n": 4, "news": "x"}
+    stats = decode(delta("a"), {**STOP, name: figures}).reply.stats
+    assert (stats.server, stats.server_tokens_per_second) == (figures, 27.5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted"),
+    [
+        ({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}, Usage(1, 2, 3)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, Usage(0, 0, 0)),
+        ({"prompt_tokens": 1}, Usage(1)),
+        ({"prompt_tokens": "1"}, Usage(extra={"prompt_tokens": "1"})),
+        (
+            {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 7}},
+            Usage(1, cached_tokens=7, extra={"prompt_tokens_details": {"cached_tokens": 7}}),
+        ),
+        (
+            {"completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}},
+            Usage(None, 2, extra={"completion_tokens_details": {"reasoning_tokens": 1}}),
+        ),
+    ],
+)
+def test_token_counts_are_kept_in_every_form(counts: Any, wanted: Usage) -> None:
+    """Counts that are there are numbers, those that are not are None, and the rest stays reachable."""
+    assert decode(delta("a"), STOP, {"choices": [], "usage": counts}).reply.usage == wanted
+
+
+def test_a_usage_of_null_in_every_chunk_is_none() -> None:
+    """OpenAI's form with `"usage": null` until the last chunk gives the last one's counts."""
+    chunks = [{**delta("a"), "usage": None}, {**STOP, "usage": None}, usage(1, 2), {"choices": [], "usage": None}]
+    assert decode(*chunks).reply.usage == Usage(1, 2, 3)
+    assert decode(*chunks[:2]).reply.usage is None
+
+
+# --- tool calls -------------------------------------------------------------------------------------------------------
+
+
+def part(index: int, arguments: str = "", **head: Any) -> dict[str, Any]:
+    name = head.pop("name", None)
+    function = {"arguments": arguments, **({"name": name} if name else {})}
+    return {"index": index, "function": function, **head}
+
+
+def test_tool_calls_are_put_together_by_their_index() -> None:
+    """Pieces of two calls that come in turn, in one chunk or several, don't mix; the order is that of the indices."""
+    chunks = [
+        delta(tool_calls=[part(1, id="b", type="function", name="second")]),
+        delta(tool_calls=[part(0, id="a", type="function", name="first")]),
+        delta(tool_calls=[part(0, '{"x"'), part(1, "[1")]),
+        delta(tool_calls=[part(1, ", 2]")]),
+        delta(tool_calls=[part(0, ": 1}")], finish="tool_calls"),
+    ]
+    assert decode(*chunks).reply.tool_calls == (
+        ToolCall("a", "first", '{"x": 1}'),
+        ToolCall("b", "second", "[1, 2]"),
+    )
+
+
+def test_tool_calls_after_text_keep_the_text() -> None:
+    """A reply may say something and call a tool."""
+    reply = decode(delta("<think>a</think>b"), delta(tool_calls=[part(0, "{}", id="1", name="f")]), STOP).reply
+    assert (reply.outcome, reply.thought, reply.solution) == (Outcome.COMPLETE, "a", "b")
+    assert reply.tool_calls == (ToolCall("1", "f", "{}"),)
+
+
+def test_a_call_that_was_cut_is_in_the_partial_reply() -> None:
+    """As much of the arguments as came is there, and it is an error."""
+    heard = decode(delta(tool_calls=[part(0, '{"x', id="1", name="f")]))
+    assert isinstance(heard.error, StreamCut)
+    assert heard.reply.tool_calls == (ToolCall("1", "f", '{"x'),)
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+def test_times_are_counted_from_the_moment_the_request_went_out() -> None:
+    """First token, thought and whole, by the clock that was handed in."""
+    chunks = [
+        (delta(role="assistant"), 100.5),
+        (delta("<think>"), 101.0),
+        (delta("a"), 102.0),
+        (delta("a"), 103.0),
+        (delta("</think>"), 105.0),
+        (delta("b"), 106.0),
+        (delta("b"), 107.0),
+        (STOP, 108.0),
+        (usage(9, 12), 108.0),
+    ]
+    stats = decode_at(chunks, 108.0, started=100.0).reply.stats
+    assert stats == Stats(
+        time_to_first_token=2.0, time_thinking=4.0, total_time=8.0, tokens_per_second=2.0, server_tokens_per_second=None
+    )
+
+
+def test_a_revision_makes_all_the_time_before_it_time_in_thought() -> None:
+    """Text that turned out to be thought was thought from its first character on."""
+    chunks = [(delta("a"), 1.0), (delta("a"), 2.0), (delta("</think>"), 5.0), (delta("b"), 7.0), (STOP, 8.0)]
+    stats = decode_at(chunks, 8.0).reply.stats
+    assert (stats.time_to_first_token, stats.time_thinking, stats.total_time) == (1.0, 6.0, 8.0)
+
+
+def test_a_thought_that_went_on_later_is_counted_up_to_its_last_closer() -> None:
+    """A second closing tag moves the end of the thought."""
+    chunks = [(delta("<think>a"), 1.0), (delta("</think>b"), 3.0), (delta("</think>"), 6.0), (delta("c"), 7.0)]
+    stats = decode_at([*chunks, (STOP, 8.0)], 8.0).reply.stats
+    assert stats.time_thinking == 5.0
+
+
+def test_a_thought_that_never_closes_lasts_until_the_end() -> None:
+    """With no solution, all the time from the first text on is time in thought."""
+    stats = decode_at([(delta("<think>a"), 1.0), (delta(finish="length"), 9.0)], 10.0).reply.stats
+    assert stats.time_thinking == 9.0
+
+
+def test_without_a_thought_there_is_no_time_in_it() -> None:
+    """None, not zero."""
+    assert decode_at([(delta("a"), 1.0), (STOP, 2.0)], 2.0).reply.stats.time_thinking is None
+
+
+def test_a_reply_with_no_text_has_no_first_token_and_no_speed() -> None:
+    """What did not happen has no time."""
+    stats = decode_at([(delta("", role="assistant"), 1.0), (STOP, 2.0), (usage(3, 5), 2.0)], 2.0).reply.stats
+    assert (stats.time_to_first_token, stats.tokens_per_second, stats.total_time) == (None, None, 2.0)
+
+
+def test_all_in_one_instant_has_no_speed() -> None:
+    """A clock that did not move divides nothing by zero."""
+    assert decode(delta("a"), STOP, usage(1, 9)).reply.stats.tokens_per_second is None
+
+
+def test_the_speed_is_that_of_the_servers_count_and_the_clients_clock() -> None:
+    """Without a usage, llama.cpp's own count of predicted tokens is taken; without any count there is no speed."""
+    chunks = [(delta("a"), 1.0), (delta("b"), 2.0)]
+    timed = decode_at([*chunks, ({**STOP, "timings": {"predicted_n": 6, "predicted_per_second": 99.0}}, 4.0)], 4.0)
+    assert timed.reply.stats.tokens_per_second == 2.0
+    assert timed.reply.stats.server_tokens_per_second == 99.0
+    assert decode_at([*chunks, (STOP, 4.0)], 4.0).reply.stats.tokens_per_second is None
+
+
+# --- what has arrived by now ------------------------------------------------------------------------------------------
+
+
+def test_a_partial_reply_has_what_the_events_have_said() -> None:
+    """Between two events, `partial` is the sum of the events so far; what is withheld is not in it."""
+    decoder, events = ReplyDecoder(started=0.0), []
+    for text in ("<thi", "nk>a", "b</th", "ink>\n\nc", " <", "d"):
+        events += decoder.feed(json.dumps(delta(text)), "message", 1.0)
+        added, partial = AddedUp(events), decoder.partial(2.0)
+        assert (added.thought or "", added.solution) == (partial.thought or "", partial.solution)
+        assert partial.outcome is Outcome.CANCELLED
+    assert decoder.partial(2.0).solution == "c <d"
+
+
+@given(glued().flatmap(chunked))
+@settings(deadline=None)
+def test_what_has_arrived_never_shrinks(texts: list[str]) -> None:
+    """`partial` only grows: raw text at its end, thought at its end, and thought and solution together in length."""
+    decoder = ReplyDecoder(started=0.0)
+    before = decoder.partial(0.0)
+    for text in texts:
+        decoder.feed(json.dumps(delta(text)), "message", 0.0)
+        now = decoder.partial(0.0)
+        assert now.raw == before.raw + text
+        assert (now.thought or "").startswith(before.thought or "")
+        assert len(now.thought or "") + len(now.solution) >= len(before.thought or "") + len(before.solution)
+        assert now.revisions >= before.revisions
+        assert not before.thought_closed or now.revisions > before.revisions or now.solution.startswith(before.solution)
+        before = now
+    decoder.close(0.0)
+    assert decoder.partial(1.0) is decoder.reply
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+STREAMS = [name for name, exchange in CHATS.items() if exchange.response.is_event_stream and exchange.content.size]
+SHORT_STREAMS = [name for name in STREAMS if CHATS[name].content.size < 10_000]
+
+
+def over_http(pieces: Sequence[bytes]) -> Heard:
+    """What httpx, httpx-sse and the decoder make of a body in these pieces."""
+    heard = Heard()
+    with LMStudio(transport=playing(*pieces)) as client:
+        stream = client.stream_chat("phi", MESSAGES)
+        try:
+            with stream as events:
+                heard.events.extend(events)
+            heard.result = stream.result
+        except Phi4Error as error:
+            heard.error = error
+    return heard
+
+
+def timeless(reply: Reply) -> Reply:
+    """The reply without what the clock says."""
+    return dataclasses.replace(reply, stats=Stats(server=reply.stats.server))
+
+
+def merged(events: Sequence[Event]) -> list[Any]:
+    """The events with neighbours of one kind joined, and without the times of the last one."""
+    found: list[Any] = []
+    for event in events:
+        if isinstance(event, (Thinking, Solution)) and found and type(found[-1]) is type(event):
+            found[-1] = type(event)(found[-1].text + event.text)
+        else:
+            found.append(Finished(timeless(event.reply)) if isinstance(event, Finished) else event)
+    return found
+
+
+def same(one: Heard, other: Heard) -> None:
+    assert timeless(one.reply) == timeless(other.reply)
+    assert merged(one.events) == merged(other.events)
+    assert type(one.error) is type(other.error)
+    assert (one.error and one.error.facts) == (other.error and other.error.facts)
+
+
+WHOLE = {name: over_http([CHATS[name].body]) for name in STREAMS}
+
+
+@given(st.sampled_from(STREAMS), st.binary(max_size=24).map(lambda seed: b"\0" + seed))
+@settings(deadline=None, max_examples=500)
+def test_a_stream_reads_the_same_wherever_its_bytes_are_cut(name: str, seed: bytes) -> None:
+    """Cuts inside events, lines, characters and tags change neither reply nor events, but for the times."""
+    same(over_http(cut_by(seed, CHATS[name].body)), WHOLE[name])
+
+
+@pytest.mark.parametrize("name", SHORT_STREAMS)
+def test_a_stream_reads_the_same_byte_by_byte(name: str) -> None:
+    """So does a stream that comes one byte at a time."""
+    body = CHATS[name].body
+    same(over_http([body[place : place + 1] for place in range(len(body))]), WHOLE[name])
+
+
+@given(st.sampled_from(SHORT_STREAMS), st.data())
+@settings(deadline=None, max_examples=500)
+def test_a_stream_that_breaks_off_anywhere_ends_in_a_known_way(name: str, data: st.DataObject) -> None:
+    """Cut after any byte, a reply is a prefix of the whole one, and without its finish reason it is an error."""
+    body = CHATS[name].body
+    heard = over_http([body[: data.draw(st.integers(0, len(body)))]])
+    full = WHOLE[name].reply
+    assert full.raw.startswith(heard.reply.raw)
+    if heard.reply.finish_reason is None:
+        assert heard.error is not None
+    else:
+        assert heard.reply.outcome is full.outcome
+
+
+def test_characters_that_only_python_takes_for_line_ends_don_t_end_a_line() -> None:
+    """U+2028, U+0085 and their like may stand unescaped in JSON, and are part of the text."""
+    text = "a\u2028b\u2029c\u0085d\x7fe"
+    chunks = [json.dumps(chunk, ensure_ascii=False) for chunk in (delta(text), STOP)]
+    body = "".join(f"data: {chunk}\n\n" for chunk in chunks).encode()
+    assert over_http([body]).reply.solution == text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_in_any_of_the_three_ways(end: str) -> None:
+    """The standard allows LF, CRLF and CR; comments, ids and retries between events mean nothing."""
+    lines = [": hello", "id: 7", "retry: 10", "", f"data:{json.dumps(delta('a'))}", "", f"data: {json.dumps(STOP)}", ""]
+    assert over_http([(end.join(lines) + end).encode()]).reply.solution == "a"
+
+
+def test_data_on_several_lines_is_one_event() -> None:
+    """A chunk that a proxy has broken into lines is put together."""
+    text = json.dumps(delta("a", "stop"), indent=1)
+    body = "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+    assert over_http([body.encode()]).reply.solution == "a"
+
+
+JUNK: list[Any] = [
+    *(None, True, False, 0, 1, -1, 7, 1.5, 1e308, float("nan"), float("inf"), 2**63, 10**400),
+    *("", " ", "a", "0", "stop", "length", "<think>", "</think>", "\ud800", "n_keep (,) >= n_ctx (,)"),
+    *([], [0], [None], ["a"], [[]], [{}], [{"text": 1}], [{"index": 0}], {}, {"a": 1}, {"message": []}, {"index": {}}),
+]
+"""What may stand where something else was meant."""
+CALL = {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+OVERFLOWING = {"message": "x", "code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8}
+FIGURES = {"tokens_per_second": 1.5, "predicted_n": 7, "predicted_per_second": 2.5}
+BASES: list[list[Any]] = [
+    [delta("", role="assistant"), delta("<think>"), delta("a"), delta("b"), delta("</think>"), delta("c"), STOP],
+    [delta("c"), {**STOP, "timings": FIGURES}, usage(9, 7, prompt_tokens_details={"cached_tokens": 1})],
+    [delta(reasoning_content="a"), delta(reasoning="b"), delta("c"), {**STOP, "stats": FIGURES}],
+    [delta(tool_calls=[CALL, {**CALL, "index": 1}]), delta(tool_calls=[CALL]), delta(finish="tool_calls")],
+    [{"choices": [{"index": 0, "message": {"content": [{"text": "a"}], "tool_calls": [CALL]}}]}, STOP],
+    [{"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}],
+    [delta("a"), {"error": OVERFLOWING}],
+    [delta("a"), {"error": {"error": "x", "detail": "y"}, "message": "z"}],
+    [delta("a"), {"error": "Input does not fit in context length. It has 9 tokens, it only supports 8 tokens."}],
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of everything inside a value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, held in inner for found in [(*path, key), *places(held, (*path, key))]]
+
+
+@st.composite
+def broken_streams(draw: st.DrawFn) -> list[tuple[Any, str]]:
+    """A good stream with junk in some places; with each chunk, the name of its event."""
+    chunks = json.loads(json.dumps(draw(st.sampled_from(BASES))))
+    for _ in range(draw(st.integers(1, 3))):
+        *path, last = draw(st.sampled_from(places(chunks)))
+        inside = chunks
+        for key in path:
+            inside = inside[key]
+        inside[last] = copy.deepcopy(draw(st.sampled_from(JUNK)))
+    return [(chunk, draw(st.sampled_from(["", "", "", "message", "error"]))) for chunk in chunks]
+
+
+@given(broken_streams())
+@example([({"choices": [{"delta": {"tool_calls": [{"index": [0]}]}}]}, "")])
+@example([({"choices": [{"delta": {"tool_calls": [{"index": 0}, {"index": "a"}]}}]}, "")])
+@example([({"choices": [{"delta": {"tool_calls": [{"function": "f"}]}}]}, "")])
+@example([({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": {"x": 1}}}]}}]}, "")])
+@example([({"choices": [{"delta": {"content": [{"text": 1}]}}]}, "")])
+@example([({"choices": [{"delta": {"content": "a"}}], "timings": {"predicted_n": "7"}}, "")])
+@example([({"choices": [{"delta": {"content": "a"}}], "usage": {"completion_tokens": 10**400}}, "")])
+@example([({"error": {"message": "x", "code": {}}}, "")])
+@example([({"error": {"code": "context_length_exceeded", "n_ctx": "many"}}, "")])
+@example([({"error": {"code": "context_length_exceeded", "n_ctx": True}}, "")])
+@example([({"error": "n_keep (,) >= n_ctx (,)"}, "")])
+@settings(deadline=None, max_examples=1000)
+def test_whatever_json_comes_the_reply_ends_in_a_known_way(chunks: list[tuple[Any, str]]) -> None:
+    """No JSON breaks the decoder: there is a reply, its outcome is known, and every error makes its sentence."""
+    decoder = ReplyDecoder(started=0.0)
+    events: list[Event] = []
+    for at, (chunk, event) in enumerate(chunks):
+        events += decoder.feed(json.dumps(chunk), event, float(at))
+        decoder.partial(float(at))
+    events += decoder.close(float(len(chunks)))
+    reply, error = decoder.reply, decoder.error
+    assert reply is not None
+    assert isinstance(reply.outcome, Outcome)
+    assert reply.outcome is not Outcome.CANCELLED
+    added = AddedUp(events)
+    assert (added.thought or "", added.solution) == (reply.thought or "", reply.solution)
+    for call in reply.tool_calls:
+        assert [type(value) for value in dataclasses.astuple(call)] == [str] * 4
+    assert isinstance(reply.finish_reason, (str, type(None)))
+    if error is None:
+        assert added.finished is reply
+        assert reply.finish_reason
+    else:
+        assert error.partial is reply
+        assert str(error)
+        if isinstance(error, ContextOverflow):
+            assert {type(error.needed), type(error.limit)} <= {int, type(None)}
+
+
+@given(st.text())
+@example('"a"')
+@example("null")
+@example("\ufeff")
+@example(" [DONE] ")
+@settings(deadline=None)
+def test_whatever_text_comes_in_the_place_of_json_the_reply_ends_in_a_known_way(text: str) -> None:
+    """A chunk that is no JSON object is no text of the reply: it is cut there."""
+    heard = decode(delta("a"), text)
+    assert isinstance(heard.error, StreamCut)
+    assert heard.reply.solution == "a"
+
+
+@pytest.mark.parametrize("piece", ["[", '{"a":', "9"])
+def test_a_chunk_too_deep_or_too_long_to_read_is_no_json(piece: str) -> None:
+    """Nor is what makes Python's own reader give up."""
+    assert isinstance(decode(delta("a"), piece * 100_000).error, StreamCut)
