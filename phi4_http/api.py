@@ -1,74 +1,72 @@
-"""The endpoints, each once: a flow that sends a request and reads its answer, for both faces.
+"""The endpoints, each once: a flow that sends a request and reads its answer.
 
-`api` chooses between LM Studio's native API (`"v0"`, 0.3.6 and later), which adds its own figures to an answer, and
-the OpenAI-compatible one (`"v1"`), which every server of the field has.
+`api` chooses between LM Studio's native API (`"native"`: lists from v0 or v1, whichever the server has; completions
+and embeddings from v0, 0.3.6 and later, which adds its own figures) and the OpenAI-compatible one (`"openai"`), which
+every server of the field has.
 """
 
 from __future__ import annotations
 
 import difflib
-import logging
-import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from .errors import AuthError, InvalidRequest, ModelNotFound, NotLMStudio, ServerError
-from .flow import Answer, Flow, Http
-from .wire.answers import ChatCompletion, Completion, Embeddings, parse_chat, parse_completion, parse_embeddings
-from .wire.listings import ModelInfo, parse_openai_models, parse_v0_model, parse_v0_models
-from .wire.parameters import check
-from .wire.refusals import read_json
+from .errors import InvalidRequest, ModelNotFound, NotLMStudio
+from .flow import Flow, Http
+from .reply.splitter import check_settings
+from .reply.stream import Plain, Replying, Request
+from .server import OPENAI_MODELS, Server, fetch, listing
+from .wire.bodies import chat_body, completion_body, embeddings_body
+from .wire.listings import ModelInfo, parse_openai_models
 
-log = logging.getLogger("phi4_http")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .wire.answers import ChatCompletion, Completion, Embeddings
+    from .wire.parameters import Parameters
 
 T = TypeVar("T")
-Api: TypeAlias = Literal["v0", "v1"]
+Api: TypeAlias = Literal["native", "openai"]
+"""Which of a server's APIs is asked."""
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
-_ROOTS: Mapping[str, str] = {"v0": "/api/v0", "v1": "/v1"}
+_ROOTS: Mapping[str, str] = {"native": "/api/v0", "openai": "/v1"}
 
 
 def path(api: Api, name: str) -> str:
     """The path of an endpoint. Raises InvalidRequest for an API that isn't one of the two."""
     if api not in _ROOTS:
-        raise InvalidRequest(f"api is {api!r}: it can be 'v0' or 'v1'")
+        raise InvalidRequest(f"api is {api!r}: it can be 'native' or 'openai'")
     return f"{_ROOTS[api]}/{name}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Models
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
-def models(api: Api | None = None) -> Flow[tuple[ModelInfo, ...]]:
-    """The models that the server lists. With no `api`: the native list, or bare names where there is none."""
-    if api == "v1":
-        return (yield from _get(path("v1", "models"), parse_openai_models))
-    try:
-        return (yield from _get(path("v0" if api is None else api, "models"), parse_v0_models))
-    except (NotLMStudio, ServerError) as error:
-        if api is not None or isinstance(error, AuthError) or not is_missing(error):
-            raise
-    log.debug("no /api/v0: taking names from /v1/models")
-    return (yield from _get(path("v1", "models"), parse_openai_models))
+def models(server: Server, api: Api | None = None) -> Flow[tuple[ModelInfo, ...]]:
+    """The models that the server lists, with their state where it tells it.
+
+    `api` is `"native"`, `"openai"` (names only), or None: native where it is there.
+    """
+    if api is not None:
+        path(api, "models")  # refuses another one
+    if api == "openai":
+        return (yield from fetch(server, parse_openai_models, Http("GET", OPENAI_MODELS)))
+    found = yield from listing(server, anew=True)
+    if api == "native" and not found.native:
+        raise NotLMStudio(server.url, "it lists its models in neither of LM Studio's native ways", missing=True)
+    return found.models
 
 
-def model(id: str) -> Flow[ModelInfo]:
-    """One model by its id. Raises ModelNotFound, with what is there, where the server has none of that name."""
+def model(server: Server, id: str) -> Flow[ModelInfo]:
+    """One model by its id, an alias or the name of an instance. Raises ModelNotFound, with what is there."""
     if not isinstance(id, str) or not id.strip():
         raise InvalidRequest("the model id is empty")
-    try:
-        # The ids hold `/`, and the server takes them as they are.
-        return (yield from _get(path("v0", "models/") + urllib.parse.quote(id, safe="/@:"), parse_v0_model, model=id))
-    except ModelNotFound:
-        pass
-    except (NotLMStudio, ServerError) as error:
-        if isinstance(error, AuthError) or not is_missing(error):
-            raise
-    listed = yield from models()
-    for info in listed:
-        if info.id == id:
-            return info
-    raise not_found(id, (info.id for info in listed))
+    found = yield from listing(server, anew=True)
+    info = server.find(id)
+    if info is None:
+        raise not_found(id, (info.id for info in found.models))
+    return info
 
 
 def not_found(wanted: str, available: Iterable[str]) -> ModelNotFound:
@@ -79,90 +77,93 @@ def not_found(wanted: str, available: Iterable[str]) -> ModelNotFound:
     return ModelNotFound(f"no model is named {wanted!r}.", model=wanted, available=ordered)
 
 
-def is_missing(error: NotLMStudio | ServerError) -> bool:
-    """Whether this is how a server says that it has no such endpoint."""
-    return isinstance(error, NotLMStudio) or error.status in (404, 405, 501)
+# --- completions ------------------------------------------------------------------------------------------------------
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Completions
+def chat_completion(
+    server: Server, model: str, messages: Messages, *, api: Api = "openai", **parameters: Unpack[Parameters]
+) -> Flow[ChatCompletion]:
+    """A chat completion in one piece. With `api="native"` it carries the server's stats, model_info and runtime."""
+    from .wire.answers import parse_chat
 
-
-def chat(model: str, messages: Messages, api: Api, parameters: Mapping[str, Any]) -> Flow[ChatCompletion]:
-    """A chat completion, unstreamed."""
     body = chat_body(model, messages, parameters)
-    return (yield from _post(path(api, "chat/completions"), body, parse_chat))
+    return _post(server, api, "chat/completions", body, parse_chat)
 
 
-def complete(model: str, prompt: str, api: Api, parameters: Mapping[str, Any]) -> Flow[Completion]:
-    """The continuation of a raw prompt, unstreamed."""
-    return (yield from _post(path(api, "completions"), completion_body(model, prompt, parameters), parse_completion))
+def completion(
+    server: Server, model: str, prompt: str, *, api: Api = "openai", **parameters: Unpack[Parameters]
+) -> Flow[Completion]:
+    """The continuation of a raw prompt in one piece: no chat template is applied."""
+    from .wire.answers import parse_completion
+
+    return _post(server, api, "completions", completion_body(model, prompt, parameters), parse_completion)
 
 
-def embed(model: str, texts: str | Sequence[str], api: Api, extra: Mapping[str, Any]) -> Flow[Embeddings]:
-    """Vectors for one text or several."""
-    if not texts or not all(isinstance(text, str) and text for text in ([texts] if isinstance(texts, str) else texts)):
-        raise InvalidRequest("embeddings take a text, or a list of texts, none of them empty")
-    if reserved := {"model", "input"} & set(extra):
-        raise InvalidRequest(f"{sorted(reserved)[0]!r} is set by the call itself, it can't be in extra")
-    body = {"model": check_model(model), "input": texts if isinstance(texts, str) else list(texts), **extra}
-    return (yield from _post(path(api, "embeddings"), body, parse_embeddings))
+def embeddings(
+    server: Server,
+    model: str,
+    texts: str | Sequence[str],
+    *,
+    api: Api = "openai",
+    extra: Mapping[str, Any] | None = None,
+) -> Flow[Embeddings]:
+    """Vectors for one text or several. `extra` is further fields of the body, as they are."""
+    from .wire.answers import parse_embeddings
+
+    return _post(server, api, "embeddings", embeddings_body(model, texts, extra or {}), parse_embeddings)
 
 
-def chat_body(model: str, messages: Messages, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat completion. Raises InvalidRequest for what can't be sent."""
-    several = isinstance(messages, Iterable) and not isinstance(messages, (str, bytes, Mapping))
-    said: list[Any] = list(messages) if several else [None]
-    if not all(isinstance(message, Mapping) for message in said):
-        raise InvalidRequest("messages takes a list of mappings with role and content")
-    if not said:
-        raise InvalidRequest("messages is empty")
-    return {"model": check_model(model), "messages": [dict(message) for message in said], **check(parameters)}
+def stream_chat_completion(
+    server: Server,
+    model: str,
+    messages: Messages,
+    *,
+    api: Api = "openai",
+    opener: Literal["auto", "assumed"] = "auto",
+    closer: Literal["last", "first"] = "last",
+    **parameters: Unpack[Parameters],
+) -> Replying:
+    """A chat completion as it comes, thought and solution told apart."""
+    body = chat_body(model, messages, parameters)
+    return _stream(server, path(api, "chat/completions"), body, opener, closer)
 
 
-def completion_body(model: str, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a completion. Raises InvalidRequest for what can't be sent."""
-    if not isinstance(prompt, str) or not prompt:
-        raise InvalidRequest("the prompt is empty")
-    return {"model": check_model(model), "prompt": prompt, **check(parameters)}
+def stream_completion(
+    server: Server,
+    model: str,
+    prompt: str,
+    *,
+    api: Api = "openai",
+    opener: Literal["auto", "assumed"] = "auto",
+    closer: Literal["last", "first"] = "last",
+    **parameters: Unpack[Parameters],
+) -> Replying:
+    """The continuation of a raw prompt as it comes. `opener="assumed"` where the prompt ends inside a thought."""
+    return _stream(server, path(api, "completions"), completion_body(model, prompt, parameters), opener, closer)
 
 
-def streamed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request, answered as a stream that ends with the token counts."""
-    return {**body, "stream": True, "stream_options": {"include_usage": True, **body.get("stream_options", {})}}
+def _stream(
+    server: Server,
+    path: str,
+    body: Mapping[str, Any],
+    opener: Literal["auto", "assumed"],
+    closer: Literal["last", "first"],
+) -> Replying:
+    check_settings(opener, closer)
+    return Replying(server.url, Plain(Request(path, body, opener, closer)))
 
 
-def check_model(model: str) -> str:
-    """The name of a model, if it can be one. Raises InvalidRequest."""
-    if not isinstance(model, str) or not model.strip():
-        raise InvalidRequest("the model name is empty")
-    return model
+def _post(server: Server, api: Api, name: str, body: Mapping[str, Any], parse: Callable[[Any], T]) -> Flow[T]:
+    step = Http("POST", path(api, name), body, slow=True)
+    return _answered(server, step, parse, native=api == "native")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _get(path: str, parse: Callable[[Any], T], model: str | None = None) -> Flow[T]:
-    answer = yield Http("GET", path)
-    return read_answer(answer, parse, model)
-
-
-def _post(path: str, body: Mapping[str, Any], parse: Callable[[Any], T]) -> Flow[T]:
-    answer = yield Http("POST", path, body, slow=True)
-    return read_answer(answer, parse, body["model"])
-
-
-def read_answer(answer: Answer, parse: Callable[[Any], T], model: str | None) -> T:
-    """The value of a good answer. Raises what the answer stands for where it is none; `model` is the one asked for."""
-    content_type = answer.headers.get("content-type")
-    payload = read_json(answer.body, url=answer.url, status=answer.status, content_type=content_type, model=model)
+def _answered(server: Server, step: Http, parse: Callable[[Any], T], *, native: bool) -> Flow[T]:
     try:
-        return parse(payload)
-    except ValueError as error:
-        raise NotLMStudio(
-            answer.url,
-            f"its answer can't be read: {error}",
-            status=answer.status,
-            content_type=content_type,
-            excerpt=answer.body.decode("utf-8", "replace"),
-        ) from None
+        return (yield from fetch(server, parse, step, model=(step.body or {}).get("model"), optional=native))
+    except NotLMStudio as error:
+        if native and error.missing:
+            raise NotLMStudio(
+                error.url, "it has no native completions and embeddings (v0): ask with api='openai'", missing=True
+            ) from error
+        raise

@@ -2,24 +2,25 @@
 
 A flow is a generator: it yields a step, receives that step's result, and returns its value, the way
 `httpx.Auth.auth_flow` does. It does no I/O itself, so a test drives it by hand. `run` and `arun` are the two
-drivers; `perform` does one step. An error of a step is thrown into the flow at its `yield`, where the flow may
+drivers; `perform` does one step. (Steps are named tuples: a frozen dataclass costs a millisecond at import.) An error of a step is thrown into the flow at its `yield`, where the flow may
 handle it.
+
+What comes whole is one step (`Http`, `Lms`); what comes bit by bit is opened, read and closed (`Open`, `Read`,
+`Close`). A flow's first parameter is the state of the class that it is bound to.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .errors import Phi4Error
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Http:
+class Http(NamedTuple):
     """One request, answered whole. `path` starts with `/`; `body` is sent as JSON; `timeout` is in seconds."""
 
     method: str
@@ -31,8 +32,7 @@ class Http:
     """The answer may take as long as a prompt takes to process or a model to load."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came back for an `Http` step, whatever its status. Header names are in lower case."""
 
     url: str
@@ -45,32 +45,92 @@ class Answer:
         return json.loads(self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class Lms:
+class Lms(NamedTuple):
     """One run of the `lms` command: arguments without the command's own name, time limit in seconds."""
 
     arguments: tuple[str, ...]
     timeout: float
+    on_output: Callable[[str], object] | None = None
+    """Called with what comes on stdout, while it comes; by the async client in the event loop's thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """What one run of a command gave: exit code and both streams, as text."""
 
     arguments: tuple[str, ...]
     exit_code: int
-    stdout: str = field(repr=False)
-    stderr: str = field(repr=False)
+    stdout: str
+    stderr: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Wait that many seconds; the result is None."""
 
     seconds: float
 
 
-Step: TypeAlias = Http | Lms | Sleep
+class Channel(Protocol):
+    """What an `Open` step gives: the head of an answer whose body comes bit by bit. Header names are in lower case."""
+
+    @property
+    def url(self) -> str:
+        """The address that was asked."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the answer."""
+        ...
+
+
+class Line(Protocol):
+    """One server-sent event, as httpx-sse has it."""
+
+    @property
+    def event(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def data(self) -> str:
+        """Its text."""
+        ...
+
+
+class Open(NamedTuple):
+    """Send a request; the result is a `Channel`, as soon as the head of the answer is there."""
+
+    request: Http
+
+
+class Read(NamedTuple):
+    """What has come on a channel since the last time: the result is a list of `Line`s, None at the end.
+
+    With `seconds`, the list is empty where nothing has come in that time; the read goes on for the next step.
+    """
+
+    channel: Channel
+    seconds: float | None = None
+
+
+class ReadAll(NamedTuple):
+    """The rest of a channel's body, as an `Answer`: for one that turned out to be no stream."""
+
+    channel: Channel
+
+
+class Close(NamedTuple):
+    """Close a channel, which stops the model; the result is None. One that is closed already is no error."""
+
+    channel: Channel
+
+
+Step: TypeAlias = Http | Lms | Sleep | Open | Read | ReadAll | Close
 Flow: TypeAlias = Generator[Step, Any, T]
 
 

@@ -1,30 +1,28 @@
-"""How requests go out: address, token, time limits, pool. What both faces share of httpx, and nothing of the API."""
+"""How requests go out: address, token, time limits, pool. What both clients share of httpx, and nothing of the API."""
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from httpx_sse import EventSource
+from httpx_sse import ServerSentEvent
 
-from ..errors import InvalidRequest, Phi4Error, ServerUnreachable, StreamCut
+from ..errors import InvalidRequest, NotLMStudio, Phi4Error, ServerUnreachable, StreamCut
 from ..flow import Http
-from ..wire.refusals import encode
+from ..server import DEFAULT_URL, is_loopback
+from ..wire.bodies import encode
+from .sse import EVENT_LIMIT, EventReader, TooLong
 
 log = logging.getLogger("phi4_http")
-
-DEFAULT_URL = "http://127.0.0.1:1234"
-"""LM Studio's default. Its server listens on IPv4 only, so `localhost` may cost a failed try at `::1` first."""
 
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 """The variable of LM Studio's docs, and the one of its SDKs."""
@@ -143,17 +141,6 @@ def _keepalive() -> list[tuple[int, int, int]]:
     return options
 
 
-def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine, whatever proxy variables say."""
-    host = urllib.parse.urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def request_options(to: Endpoint, step: Http) -> dict[str, Any]:
     """Arguments for `build_request` of either client. Raises InvalidRequest for a body that can't be sent."""
     timeouts, headers = to.timeouts, dict(to.headers)
@@ -174,47 +161,43 @@ def request_options(to: Endpoint, step: Http) -> dict[str, Any]:
     }
 
 
-def content_type(response: httpx.Response) -> str | None:
-    """The type of a body, without its parameters."""
-    header: str | None = response.headers.get("content-type")
-    return header and header.partition(";")[0].strip().lower()
+class Incoming:
+    """The body of a response that comes bit by bit, as a `flow.Channel`; what both clients share of it."""
 
+    def __init__(self, response: httpx.Response, timeouts: Timeouts) -> None:
+        self.response = response
+        self.url = str(response.request.url)
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        # httpcore reads the limit when the body begins.
+        response.request.extensions["timeout"]["read"] = timeouts.idle
+        self.fault: Phi4Error | None = None
+        """How the body broke off: raised when what had come before is out."""
+        self._events: EventReader | None = EventReader()
 
-def is_stream(response: httpx.Response) -> bool:
-    """Whether this is a stream of events. Its status alone says nothing."""
-    return response.status_code == 200 and content_type(response) == "text/event-stream"
+    @property
+    def is_plain(self) -> bool:
+        """Whether the bytes are the body as they are: identity was asked for, but not every server listens."""
+        return self.headers.get("content-encoding", "identity").lower() in ("", "identity")
 
+    def came(self, data: bytes) -> list[ServerSentEvent]:
+        """The events that these bytes complete. Raises NotLMStudio for one that never ends."""
+        if self._events is None:
+            return []
+        try:
+            return self._events.feed(data)
+        except TooLong:
+            raise NotLMStudio(
+                self.url, f"one event of its stream is longer than {EVENT_LIMIT:,} characters", status=self.status
+            ) from None
 
-class _Ended(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body with a blank line after it. A decoder drops an event that no blank line ends, and the last thing that a
-    failing server says is often just that."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._inner
-        yield b"\n\n"
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._inner:
-            yield piece
-        yield b"\n\n"
-
-    def close(self) -> None:
-        self._inner.close()
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-def event_source(response: httpx.Response, timeouts: Timeouts) -> EventSource:
-    """The events of a response, up to the last. Between two pieces of it, the time limit is `timeouts.idle`."""
-    # httpcore reads the limit when the body begins.
-    response.request.extensions["timeout"]["read"] = timeouts.idle
-    response.encoding = "utf-8"  # as server-sent events always are, whatever the header says
-    response.stream = _Ended(response.stream)
-    return EventSource(response)
+    def ended(self) -> list[ServerSentEvent] | None:
+        """The body has ended, well or badly: the event that was left, then None, or the fault."""
+        events, self._events = self._events, None
+        left = events.close() if events is not None else []
+        if not left and self.fault is not None:
+            raise self.fault
+        return left or None
 
 
 @contextlib.contextmanager
@@ -227,17 +210,18 @@ def usable_settings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(url: str, *, streaming: bool = False) -> Iterator[None]:
+def translated(url: str) -> Iterator[None]:
     """Turns what httpx raises into this library's own errors."""
     try:
         yield
     except httpx.HTTPError as error:
-        raise _translate(error, url, streaming) from error
+        raise translate(error, url) from error
     except (httpx.InvalidURL, httpx.StreamError) as error:
         raise InvalidRequest(f"{url}: {error}") from error
 
 
-def _translate(error: httpx.HTTPError, url: str, streaming: bool) -> Phi4Error:
+def translate(error: httpx.HTTPError, url: str, *, streaming: bool = False) -> Phi4Error:
+    """This library's own error for what httpx raised; `streaming` once a reply comes."""
     reason = str(error) or type(error).__name__
     log.debug("%s: %s", url, reason)
     if isinstance(error, httpx.TimeoutException):

@@ -1,68 +1,66 @@
-"""The just-in-time cache of models, for both faces. What it does is in `cache`."""
+"""The just-in-time cache of models, for both clients. What it does is in `lmstudio.cache`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Generic
 
 from ..errors import Phi4Error
 from ..lmstudio.cache import Limits, ModelCache
-from ..lmstudio.config import LoadConfig, Way
-from ..lmstudio.lifecycle import LOAD_SECONDS
-from ..wire.listings import Instance
+from ..lmstudio.config import Way
+from .base import AnyClient
+from .binding import awaited, blocking
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .aio import AsyncLMStudio
-    from .blocking import LMStudio
 
 log = logging.getLogger("phi4_http")
 
+_DEFAULT = Limits()
 
-class ModelManager:
+
+class Managing(Generic[AnyClient]):
     """Models loaded when they are asked for, and given up when others need the room.
 
     `ttl` is the seconds without use after which LM Studio unloads what was loaded here (None: never); `max_models`
     and `memory_limit` (estimated bytes) bound what is loaded here at a time, and the least recently used goes first.
     `patience` is how many seconds a busy model is waited for, `timeout` how long a load may take. Models that others
     have loaded are used too, but only unloaded where one is asked for with a setting it lacks, such as a longer
-    context. As a context manager, it ejects on leaving what it has loaded. It may be shared by threads.
+    context. As a context manager, it ejects on leaving what it has loaded. It may be shared by threads, or by tasks.
     """
 
     def __init__(
         self,
-        client: LMStudio,
+        client: AnyClient,
         *,
-        ttl: int | None = 300,
-        max_models: int | None = None,
-        memory_limit: int | None = None,
-        patience: float = 60.0,
-        timeout: float = LOAD_SECONDS,
+        ttl: int | None = _DEFAULT.ttl,
+        max_models: int | None = _DEFAULT.max_models,
+        memory_limit: int | None = _DEFAULT.memory_limit,
+        patience: float = _DEFAULT.patience,
+        timeout: float = _DEFAULT.timeout,
         ways: Sequence[Way] | None = None,
     ) -> None:
         self._client = client
-        self._cache = ModelCache(client.site, Limits(ttl, max_models, memory_limit, patience, timeout), ways=ways)
+        limits = Limits(ttl, max_models, memory_limit, patience, timeout)
+        self._state = ModelCache(client._state, limits, ways=ways)
 
-    def get(
-        self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
-    ) -> Instance:
-        """A loaded instance of the model with what the config asks for: one that is there, or a new one.
+    @staticmethod
+    def _report(fault: Phi4Error, error: BaseException | None) -> None:
+        """What could not be ejected is raised, unless an error is already on its way: that one matters more."""
+        if error is None:
+            raise fault
+        log.warning("not ejected: %s", fault)
 
-        Its `identifier` is the `model` of requests. However many threads, tasks and processes ask at once, one loads.
-        Raises ModelBusy, DoesNotFit, and what `LMStudio.load` raises.
-        """
-        return self._client.run(self._cache.get(key, config or LoadConfig(), on_progress=on_progress))
 
-    def eject(self, name: str) -> tuple[Instance, ...]:
-        """Unload the instance of that identifier, or all of that model. Raises ModelBusy, ModelNotFound."""
-        return self._client.run(self._cache.eject(name))
+class ModelManager(Managing["LMStudio"]):
+    __doc__ = Managing.__doc__
 
-    def eject_all(self) -> tuple[Instance, ...]:
-        """Unload all that was loaded here and is still there. Raises ModelBusy."""
-        return self._client.run(self._cache.eject_all())
+    get: Final = blocking(ModelCache.get)
+    eject: Final = blocking(ModelCache.eject)
+    eject_all: Final = blocking(ModelCache.eject_all)
 
     def __enter__(self) -> Self:
         return self
@@ -73,43 +71,15 @@ class ModelManager:
         try:
             self.eject_all()
         except Phi4Error as fault:
-            _report(fault, error)
+            self._report(fault, error)
 
 
-class AsyncModelManager:
-    """As `ModelManager`, awaited. It may be shared by tasks."""
+class AsyncModelManager(Managing["AsyncLMStudio"]):
+    """As `ModelManager`, awaited."""
 
-    def __init__(
-        self,
-        client: AsyncLMStudio,
-        *,
-        ttl: int | None = 300,
-        max_models: int | None = None,
-        memory_limit: int | None = None,
-        patience: float = 60.0,
-        timeout: float = LOAD_SECONDS,
-        ways: Sequence[Way] | None = None,
-    ) -> None:
-        self._client = client
-        self._cache = ModelCache(client.site, Limits(ttl, max_models, memory_limit, patience, timeout), ways=ways)
-
-    async def get(
-        self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
-    ) -> Instance:
-        """A loaded instance of the model with what the config asks for: one that is there, or a new one.
-
-        Its `identifier` is the `model` of requests. However many threads, tasks and processes ask at once, one loads.
-        Raises ModelBusy, DoesNotFit, and what `AsyncLMStudio.load` raises.
-        """
-        return await self._client.run(self._cache.get(key, config or LoadConfig(), on_progress=on_progress))
-
-    async def eject(self, name: str) -> tuple[Instance, ...]:
-        """Unload the instance of that identifier, or all of that model. Raises ModelBusy, ModelNotFound."""
-        return await self._client.run(self._cache.eject(name))
-
-    async def eject_all(self) -> tuple[Instance, ...]:
-        """Unload all that was loaded here and is still there. Raises ModelBusy."""
-        return await self._client.run(self._cache.eject_all())
+    get: Final = awaited(ModelCache.get)
+    eject: Final = awaited(ModelCache.eject)
+    eject_all: Final = awaited(ModelCache.eject_all)
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,11 +90,4 @@ class AsyncModelManager:
         try:
             await self.eject_all()
         except Phi4Error as fault:
-            _report(fault, error)
-
-
-def _report(fault: Phi4Error, error: BaseException | None) -> None:
-    """What could not be ejected is raised, unless an error is already on its way: that one matters more."""
-    if error is None:
-        raise fault
-    log.warning("not ejected: %s", fault)
+            self._report(fault, error)

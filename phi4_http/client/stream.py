@@ -1,100 +1,164 @@
-"""What both faces of a stream share: the reply that runs, and what can be asked of it. No I/O but the clock."""
+"""The streams of replies: context managers that are iterators. They drive what is in `reply.stream`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequest, Phi4Error
-from ..events import Reply
-from ..phi4.conversation import Conversation
-from ..phi4.request import Prepared
-from ..reply.decoder import ReplyDecoder
-from ..wire.refusals import refusal
+from ..errors import Phi4Error
+from ..events import Event, Reply
+from ..reply.stream import Replying
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The turn of a conversation that a stream is."""
-
-    conversation: Conversation
-    prompt: str
+    from .aio import AsyncLMStudio
+    from .blocking import LMStudio
 
 
-class ReplyProgress:
-    """What both faces of a stream share: the decoder of a reply that runs, and what can be asked of it."""
+class _Reply:
+    """What can be asked of a stream, whoever drives it."""
 
-    def __init__(self, url: str, reading: Mapping[str, Any], turn: Turn | None = None) -> None:
-        self._url = url
-        self._reading = reading
-        self._turn = turn
-        self._prepared: Prepared | None = None
-        self._decoder: ReplyDecoder | None = None
-        self._entry = False  # whether the block was entered
-        self._streaming = False  # whether a stream has begun
+    def __init__(self, replying: Replying) -> None:
+        self._replying = replying
 
-    def _begin(self) -> None:
-        """The block is entered."""
-        if self._entry:
-            raise InvalidRequest("a stream is for one request, and this one was entered before: make another one")
-        self._entry = True
-
-    def _start(self, prepared: Prepared) -> None:
-        """The request goes out now."""
-        self._prepared = prepared
-        self._decoder = ReplyDecoder(
-            started=time.monotonic(),
-            url=self._url,
-            rescue=prepared.rescue,
-            expects_thought=prepared.expects_thought,
-            **self._reading,
-        )
-        self._decoder.dropped = prepared.dropped
-
-    def _over(self) -> None:
-        """The block is left: the reply has ended, or ends now; a conversation keeps its turn."""
-        if self._decoder is not None and self._prepared is not None:
-            self._decoder.cancel(time.monotonic())
-            if self._turn is not None:
-                sent = self._prepared.body["messages"]
-                self._turn.conversation.record(self._turn.prompt, sent, self.result)
-                self._turn = None
+    def __repr__(self) -> str:
+        came = self._replying.partial() if self.started else None
+        return f"<{type(self).__name__}: {came.outcome if came else 'not entered'}>"
 
     @property
     def started(self) -> bool:
         """Whether the request has gone out."""
-        return self._decoder is not None
+        return self._replying.started
 
     @property
     def result(self) -> Reply:
         """The reply, once it has ended or the block was left. Raises InvalidRequest before that."""
-        if self._decoder is None or self._decoder.reply is None:
-            raise InvalidRequest(
-                "the reply has not ended yet: read it to its end, or leave the block, then ask for the result"
-            )
-        return self._decoder.reply
+        return self._replying.result
 
     def partial(self) -> Reply:
-        """What has arrived by now, as a reply. Raises InvalidRequest before the block is entered."""
-        if self._decoder is None:
-            raise InvalidRequest("nothing was asked yet: enter the block first")
-        return self._decoder.partial(time.monotonic())
+        """What has arrived by now, as a reply. Raises InvalidRequest before the request has gone out."""
+        return self._replying.partial()
 
-    def _entered(self, events: T | None) -> T:
-        if events is None:
-            raise InvalidRequest("nothing was asked yet: enter the block (`with … as reply`) before you iterate")
-        return events
 
-    def _refuse(self, body: bytes, *, status: int, content_type: str | None, model: str) -> Phi4Error:
-        """The error for an answer that is no stream, with the reply in it if the body holds a whole one."""
-        error = refusal(body, url=self._url, status=status, content_type=content_type, model=model, wanted="a stream")
-        if self._decoder is not None and not self._streaming:
-            now = time.monotonic()
-            self._decoder.feed(body.decode("utf-8", "replace"), "message", now)
-            self._decoder.error = error
-            self._decoder.close(now)
-        return error
+class ReplyStream(_Reply):
+    """A reply while it comes: a context manager that iterates over its events.
+
+        with phi.stream("…") as reply:
+            for event in reply:
+                ...
+        reply.result
+
+    The request goes out when the block is entered; leaving it closes the connection, which stops the model. Entering
+    and iterating raise `ContextOverflow`, `ServerError`, `EmptyReply`, `StreamCut`, `NotLMStudio` and
+    `ServerUnreachable`, each with what had arrived in `partial`.
+    """
+
+    def __init__(self, client: LMStudio, replying: Replying) -> None:
+        super().__init__(replying)
+        self._client = client
+        self._events: Iterator[Event] | None = None
+
+    def __enter__(self) -> Self:
+        self._client._run(self._replying.enter())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client._run(self._replying.leave())
+
+    def __iter__(self) -> Iterator[Event]:
+        if self._events is None or self._replying.over:
+            self._replying.check_readable()
+            self._events = self._iterate()
+        return self._events
+
+    def read(self) -> Reply:
+        """Read to the end and return the reply. Raises what iterating raises."""
+        if not self._replying.over:
+            for _ in self:
+                pass
+        return self.result
+
+    def _iterate(self) -> Iterator[Event]:
+        replying, perform = self._replying, self._client._perform
+        flow = replying.events()
+        try:
+            step = next(flow)
+            while True:
+                if type(step) is list:
+                    for event in step:
+                        if replying.left:
+                            return
+                        yield event
+                    step = next(flow)
+                    continue
+                try:
+                    result = perform(step)  # type: ignore[arg-type]  # what is no list is a step
+                except Phi4Error as fault:
+                    step = flow.throw(fault)
+                else:
+                    step = flow.send(result)
+        except StopIteration:
+            return
+        finally:
+            flow.close()
+
+
+class AsyncReplyStream(_Reply):
+    """As `ReplyStream`: `async with phi.stream("…") as reply`, `async for event in reply`."""
+
+    def __init__(self, client: AsyncLMStudio, replying: Replying) -> None:
+        super().__init__(replying)
+        self._client = client
+        self._events: AsyncGenerator[Event, None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._client._run(self._replying.enter())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._events is not None and not self._events.ag_running:  # another task may be reading it
+            await self._events.aclose()
+        await self._client._run(self._replying.leave())
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        if self._events is None or self._replying.over:
+            self._replying.check_readable()
+            self._events = self._iterate()
+        return self._events
+
+    async def read(self) -> Reply:
+        """Read to the end and return the reply. Raises what iterating raises."""
+        if not self._replying.over:
+            async for _ in self:
+                pass
+        return self.result
+
+    async def _iterate(self) -> AsyncGenerator[Event, None]:
+        replying, perform = self._replying, self._client._perform
+        flow = replying.events()
+        try:
+            step = next(flow)
+            while True:
+                if type(step) is list:
+                    for event in step:
+                        if replying.left:
+                            return
+                        yield event
+                    step = next(flow)
+                    continue
+                try:
+                    result = await perform(step)  # type: ignore[arg-type]  # what is no list is a step
+                except Phi4Error as fault:
+                    step = flow.throw(fault)
+                else:
+                    step = flow.send(result)
+        except StopIteration:
+            return
+        finally:
+            flow.close()

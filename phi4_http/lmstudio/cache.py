@@ -32,9 +32,10 @@ from ..errors import (
     UnsupportedSetting,
 )
 from ..flow import Flow, Sleep
+from ..server import Server
 from ..wire.listings import Instance, ModelInfo
 from .config import ABLE, LoadConfig, Way, check_against, check_name, unmet, usable_ways
-from .inventory import Site, listed, loaded, match
+from .inventory import listed, loaded, match, ways_of
 from .lifecycle import LOAD_SECONDS, estimate, load, unload
 from .lock import FileLock, lock_path
 
@@ -90,14 +91,14 @@ class ModelCache:
 
     def __init__(
         self,
-        site: Site,
+        server: Server,
         limits: Limits,
         *,
         ways: Sequence[Way] | None = None,
         lock_folder: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._site = site
+        self._server = server
         self._limits = limits
         self._ways = ways
         self._lock_folder = lock_folder
@@ -106,21 +107,24 @@ class ModelCache:
         self._own: dict[str, _Own] = {}
 
     def get(
-        self, key: str, config: LoadConfig = _DEFAULT, *, on_progress: Callable[[float], None] | None = None
+        self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
     ) -> Flow[Instance]:
-        """An instance of the model that has what the config asks for: one that is there, or else a new one.
+        """A loaded instance of the model with what the config asks for: one that is there, or a new one.
 
-        Raises what `load` raises; ModelBusy for an instance that must go and works on; DoesNotFit for the limit.
+        Its `identifier` is the `model` of requests. However many threads, tasks and processes ask at once, one loads.
+        `on_progress` is called with the share loaded, 0 to 1. Raises ModelBusy for an instance that must go and works
+        on, DoesNotFit for the limit, and what `LMStudio.load` raises.
         """
+        config = config or _DEFAULT
         check_name(key, "model key")
-        usable_ways(config, self._site.ways(self._ways))
+        usable_ways(config, ways_of(self._server, self._ways))
         instances = yield from self._state()
         found = self._satisfying(key, config, instances)
         if found:
             return found
-        model = match(key, (yield from listed(self._site, self._ways)))
+        model = match(key, (yield from listed(self._server, self._ways)))
         check_against(config, model)
-        lock = FileLock(lock_path(self._site.url, model.id, folder=self._lock_folder))
+        lock = FileLock(lock_path(self._server.url, model.id, folder=self._lock_folder))
         yield from self._await_turn(model.id, lock)
         try:
             return (yield from self._get(model, config, on_progress))
@@ -174,7 +178,7 @@ class ModelCache:
         def with_ttl(ttl: int | None) -> Flow[Instance]:
             wanted = dataclasses.replace(config, ttl=ttl)
             timeout = self._limits.timeout
-            return load(self._site, model.id, wanted, ways=self._ways, timeout=timeout, on_progress=on_progress)
+            return load(self._server, model.id, wanted, ways=self._ways, timeout=timeout, on_progress=on_progress)
 
         if config.ttl is not None or self._limits.ttl is None:
             return (yield from with_ttl(config.ttl))
@@ -212,9 +216,9 @@ class ModelCache:
         if self._limits.memory_limit is None:
             return 0
         known = {name: getattr(config, name) for name in config.settings if "lms" in ABLE[name]}
-        if "lms" in self._site.ways(self._ways):
+        if "lms" in ways_of(self._server, self._ways):
             try:
-                return (yield from estimate(self._site, model.id, LoadConfig(**known))).total_bytes
+                return (yield from estimate(self._server, model.id, LoadConfig(**known))).total_bytes
             except LmsError as error:
                 log.debug("no estimate: %s", error)
         log.warning("%s is counted with the size of its file: it will take more than that", model.id)
@@ -278,14 +282,14 @@ class ModelCache:
         if instance.busy is None:
             log.warning("unloading %s, though nobody tells whether it is idle", name)
         with contextlib.suppress(ModelNotFound):  # as above
-            yield from unload(self._site, name, ways=self._ways)
+            yield from unload(self._server, name, ways=self._ways)
         self._own.pop(name, None)
 
     # --- what is there
 
     def _state(self) -> Flow[tuple[Instance, ...]]:
         """What is loaded now; what is gone is forgotten."""
-        instances = yield from loaded(self._site, self._ways)
+        instances = yield from loaded(self._server, ways=self._ways)
         there = {one.identifier for one in _here(instances)}
         for identifier in [name for name in self._own if name not in there]:
             self._own.pop(identifier, None)

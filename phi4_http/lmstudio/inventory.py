@@ -15,10 +15,9 @@ import logging
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from ..api import is_missing, models, not_found, read_answer
+from ..api import not_found
 from ..errors import (
     InvalidRequest,
     LmsError,
@@ -31,7 +30,8 @@ from ..errors import (
     ServerUnreachable,
 )
 from ..flow import Completed, Flow, Http, Lms, Sleep
-from ..wire.listings import Instance, ModelInfo, parse_lms_ls, parse_lms_ps, parse_v1_models
+from ..server import V0_MODELS, V1_MODELS, Server, fetch, is_missing
+from ..wire.listings import Instance, ModelInfo, parse_lms_ls, parse_lms_ps, parse_v0_models, parse_v1_models
 from .config import Way
 from .lms.text import is_unreachable, is_vanished, message_of, parse_json
 
@@ -46,42 +46,34 @@ _VANISHED_TRIES = 5
 _VANISHED_PAUSE = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Which LM Studio is meant: the address of its server, and whether that is this machine."""
+def ways_of(server: Server, order: Sequence[Way] | None = None) -> tuple[Way, ...]:
+    """The ways that lead to a server, in the order given, or `lms` first for this machine and REST first for others.
 
-    url: str
-    local: bool
-
-    def ways(self, order: Sequence[Way] | None = None) -> tuple[Way, ...]:
-        """The ways that lead there, in the order given, or `lms` first for this machine and REST first for others.
-
-        Raises InvalidRequest for an unknown way.
-        """
-        usual: tuple[Way, ...] = ("lms", "rest", "jit") if self.local else ("rest", "lms", "jit")
-        chosen = usual if order is None else tuple(order)
-        unknown = [way for way in chosen if way not in usual]
-        if unknown or not chosen:
-            raise InvalidRequest(f"the ways to load are {list(chosen)!r}: they can be {', '.join(usual)}, in any order")
-        leading = tuple(way for way in chosen if way != "lms" or self.lms_options is not None)
-        if not leading:
-            raise InvalidRequest(f"`lms` can't reach {self.url}: it takes a bare host name, no https and no path")
-        return leading
-
-    @property
-    def lms_options(self) -> tuple[str, ...] | None:
-        """What `lms` needs to talk to it; None where it can't: it takes a bare host name and speaks no https."""
-        if self.local:
-            return ()
-        parts = urllib.parse.urlsplit(self.url)
-        host = parts.hostname or ""
-        if parts.scheme != "http" or parts.path or not host or ":" in host:
-            return None
-        return ("--host", host, "--port", str(parts.port or 80))
+    Raises InvalidRequest for an unknown way.
+    """
+    usual: tuple[Way, ...] = ("lms", "rest", "jit") if server.local else ("rest", "lms", "jit")
+    chosen = usual if order is None else tuple(order)
+    unknown = [way for way in chosen if way not in usual]
+    if unknown or not chosen:
+        raise InvalidRequest(f"the ways to load are {list(chosen)!r}: they can be {', '.join(usual)}, in any order")
+    leading = tuple(way for way in chosen if way != "lms" or lms_options(server) is not None)
+    if not leading:
+        raise InvalidRequest(f"`lms` can't reach {server.url}: it takes a bare host name, no https and no path")
+    return leading
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+def lms_options(server: Server) -> tuple[str, ...] | None:
+    """What `lms` needs to talk to a server; None where it can't: it takes a bare host name and speaks no https."""
+    if server.local:
+        return ()
+    parts = urllib.parse.urlsplit(server.url)
+    host = parts.hostname or ""
+    if parts.scheme != "http" or parts.path or not host or ":" in host:
+        return None
+    return ("--host", host, "--port", str(parts.port or 80))
+
+
+class Shown(NamedTuple):
     """What one way shows."""
 
     models: tuple[ModelInfo, ...]
@@ -91,76 +83,76 @@ class Listing:
 # --- looking ---------------------------------------------------------------------------------------------------
 
 
-def look(site: Site, way: Way) -> Flow[Listing]:
+def look(server: Server, way: Way) -> Flow[Shown]:
     """What is downloaded and what is loaded, by this way alone."""
     if way == "lms":
-        shown = yield from lms_models(site)
-        return Listing(shown, (yield from lms_instances(site)))
+        shown = yield from lms_models(server)
+        return Shown(shown, (yield from lms_instances(server)))
     if way == "rest":
-        shown = yield from rest_models()
-        return Listing(shown, tuple(instance for model in shown for instance in model.instances))
-    shown = yield from models("v0")
-    return Listing(shown, _v0_instances(shown))
+        shown = yield from rest_models(server)
+        return Shown(shown, tuple(instance for model in shown for instance in model.instances))
+    shown = yield from v0_models(server)
+    return Shown(shown, _v0_instances(shown))
 
 
-def loaded(site: Site, order: Sequence[Way] | None = None) -> Flow[tuple[Instance, ...]]:
-    """The loaded instances, by the first way that is there."""
+def loaded(server: Server, *, ways: Sequence[Way] | None = None) -> Flow[tuple[Instance, ...]]:
+    """The loaded instances, by the first way that is there. `lms` tells which are busy."""
 
     def by(way: Way) -> Flow[tuple[Instance, ...]]:
         if way == "lms":
-            return (yield from lms_instances(site))
-        return (yield from look(site, way)).instances
+            return (yield from lms_instances(server))
+        return (yield from look(server, way)).instances
 
-    return (yield from first_way(site.ways(order), by))
+    return (yield from first_way(ways_of(server, ways), by))
 
 
-def downloaded(site: Site, order: Sequence[Way] | None = None) -> Flow[tuple[ModelInfo, ...]]:
+def downloaded(server: Server, *, ways: Sequence[Way] | None = None) -> Flow[tuple[ModelInfo, ...]]:
     """The models on disk, with their states, contexts and sizes as far as the ways that are there can tell together."""
-    ways = _http_first(site, order)
-    found = yield from first_way(ways, lambda way: _whole(site, way))
-    if "lms" not in ways or all(model.size_bytes is not None for model in found):
+    order = _http_first(server, ways)
+    found = yield from first_way(order, lambda way: _whole(server, way))
+    if "lms" not in order or all(model.size_bytes is not None for model in found):
         return found
     try:
-        sizes = {model.id: model for model in (yield from lms_models(site))}
+        sizes = {model.id: model for model in (yield from lms_models(server))}
     except LmsError as error:
         log.debug("no sizes: %s", error)
         return found
     return tuple(_filled(model, sizes.get(model.id)) for model in found)
 
 
-def listed(site: Site, order: Sequence[Way] | None = None) -> Flow[tuple[ModelInfo, ...]]:
+def listed(server: Server, order: Sequence[Way] | None = None) -> Flow[tuple[ModelInfo, ...]]:
     """The models on disk, by their names at least, as the quickest way tells them."""
 
     def by(way: Way) -> Flow[tuple[ModelInfo, ...]]:
         if way == "lms":
-            return (yield from lms_models(site))
-        return (yield from look(site, way)).models
+            return (yield from lms_models(server))
+        return (yield from look(server, way)).models
 
-    return (yield from first_way(_http_first(site, order), by))
+    return (yield from first_way(_http_first(server, order), by))
 
 
-def _http_first(site: Site, order: Sequence[Way] | None) -> tuple[Way, ...]:
+def _http_first(server: Server, order: Sequence[Way] | None) -> tuple[Way, ...]:
     """REST tells it all at once; v0 lacks the sizes, and `lms ls`, which takes a process to start, the states."""
-    return tuple(sorted(site.ways(order), key=("rest", "jit", "lms").index))
+    return tuple(sorted(ways_of(server, order), key=("rest", "jit", "lms").index))
 
 
-def _whole(site: Site, way: Way) -> Flow[tuple[ModelInfo, ...]]:
+def _whole(server: Server, way: Way) -> Flow[tuple[ModelInfo, ...]]:
     """The models of one way; those of `lms` with the states that `lms ps` adds."""
-    listing = yield from look(site, way)
+    listing = yield from look(server, way)
     if way != "lms":
         return listing.models
     return tuple(_with_state(model, listing.instances) for model in listing.models)
 
 
-def lms_models(site: Site) -> Flow[tuple[ModelInfo, ...]]:
+def lms_models(server: Server) -> Flow[tuple[ModelInfo, ...]]:
     """What `lms ls` lists."""
-    done = yield Lms(("ls", "--json", *(site.lms_options or ())), QUERY_SECONDS)
+    done = yield Lms(("ls", "--json", *(lms_options(server) or ())), QUERY_SECONDS)
     return _parsed(done, parse_lms_ls)
 
 
-def lms_instances(site: Site) -> Flow[tuple[Instance, ...]]:
+def lms_instances(server: Server) -> Flow[tuple[Instance, ...]]:
     """What `lms ps` lists. It fails as a whole when a model is unloaded while it looks: it is asked again then."""
-    step = Lms(("ps", "--json", *(site.lms_options or ())), QUERY_SECONDS)
+    step = Lms(("ps", "--json", *(lms_options(server) or ())), QUERY_SECONDS)
     for _ in range(_VANISHED_TRIES):
         done = yield step
         if done.exit_code == 0 or not is_vanished(message_of(done)):
@@ -169,10 +161,14 @@ def lms_instances(site: Site) -> Flow[tuple[Instance, ...]]:
     return _parsed(done, parse_lms_ps)
 
 
-def rest_models() -> Flow[tuple[ModelInfo, ...]]:
+def rest_models(server: Server) -> Flow[tuple[ModelInfo, ...]]:
     """What `GET /api/v1/models` lists. Raises NotLMStudio on 0.3, where there is no such list."""
-    answer = yield Http("GET", "/api/v1/models")
-    return read_answer(answer, parse_v1_models, None)
+    return (yield from fetch(server, parse_v1_models, Http("GET", V1_MODELS)))
+
+
+def v0_models(server: Server) -> Flow[tuple[ModelInfo, ...]]:
+    """What `GET /api/v0/models` lists."""
+    return (yield from fetch(server, parse_v0_models, Http("GET", V0_MODELS)))
 
 
 def first_way(ways: Iterable[Way], attempt: Callable[[Way], Flow[T]]) -> Flow[T]:
@@ -195,8 +191,10 @@ def is_absent(error: Phi4Error) -> bool:
     """Whether the error says that a way is not there, as opposed to there and failing."""
     if isinstance(error, LmsFailed):
         return is_unreachable(error.message)
-    if isinstance(error, ServerError | NotLMStudio):
-        return is_missing(error) and not isinstance(error, ModelNotFound)
+    if isinstance(error, NotLMStudio):
+        return True
+    if isinstance(error, ServerError):
+        return is_missing(error)
     return isinstance(error, LmsNotFound | ServerUnreachable)
 
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..api import models, path, read_answer
+from ..api import path
 from ..errors import (
     ContextTooShort,
     InvalidRequest,
@@ -34,11 +34,11 @@ from ..errors import (
     ServerUnreachable,
     UnsupportedSetting,
 )
-from ..flow import Answer, Flow, Http, Lms, Sleep
+from ..flow import Flow, Http, Lms, Sleep
+from ..server import Server, fetch
 from ..wire.listings import Instance, ModelInfo
 from .config import LoadConfig, Way, check_against, check_name, lms_arguments, rest_body, unmet, usable_ways
-from .inventory import QUERY_SECONDS, Listing, Site, first_way, loaded, look, match
-from .lms.command import Watched
+from .inventory import QUERY_SECONDS, Shown, first_way, lms_options, loaded, look, match, v0_models, ways_of
 from .lms.text import Estimate, Progress, load_error, message_of, no_room, parse_estimate, unknown_option
 
 log = logging.getLogger("phi4_http")
@@ -56,9 +56,9 @@ _DEFAULT = LoadConfig()
 
 
 def load(
-    site: Site,
+    server: Server,
     key: str,
-    config: LoadConfig = _DEFAULT,
+    config: LoadConfig | None = None,
     *,
     ways: Sequence[Way] | None = None,
     timeout: float = LOAD_SECONDS,
@@ -73,10 +73,11 @@ def load(
     LoadFailed, LmsError, and what the server raises.
     """
     check_name(key, "model key")
-    order = site.ways(ways)
+    config = config or _DEFAULT
+    order = ways_of(server, ways)
     usable = usable_ways(config, order)
     try:
-        way, listing = yield from first_way(usable, lambda way: _looked(site, way))
+        way, listing = yield from first_way(usable, lambda way: _looked(server, way))
     except (LmsNotFound, NotLMStudio) as error:
         raise _why_not(error, config, order) from error
     model = match(key, listing.models)
@@ -85,14 +86,14 @@ def load(
     if adopted:
         log.debug("%s is loaded already", adopted.identifier)
         return adopted
-    job = _Job(site, way, model, config, listing.models, timeout, on_progress)
+    job = _Job(server, way, model, config, listing.models, timeout, on_progress)
     instance = yield from _confirmed(job, (yield from _carried_out(job)))
     _check_loaded(instance, config, allow_shorter)
     return instance
 
 
-def _looked(site: Site, way: Way) -> Flow[tuple[Way, Listing]]:
-    return way, (yield from look(site, way))
+def _looked(server: Server, way: Way) -> Flow[tuple[Way, Shown]]:
+    return way, (yield from look(server, way))
 
 
 def _why_not(error: LmsNotFound | NotLMStudio, config: LoadConfig, order: Sequence[Way]) -> Phi4Error:
@@ -138,7 +139,7 @@ def _refuse(instance: Instance, lacks: Sequence[str], config: LoadConfig) -> Non
 class _Job:
     """A load that has been decided on."""
 
-    site: Site
+    server: Server
     way: Way
     model: ModelInfo
     config: LoadConfig
@@ -150,8 +151,9 @@ class _Job:
 def _carried_out(job: _Job) -> Flow[Instance]:
     """Act, and look again: the instance is what is there then."""
     fault: Phi4Error | None = None
-    site, way, model = job.site, job.way, job.model
+    server, way, model = job.server, job.way, job.model
     identifier = job.config.identifier or model.id
+    server.changed()
     try:
         if way == "lms":
             yield from _load_lms(job)
@@ -162,7 +164,7 @@ def _carried_out(job: _Job) -> Flow[Instance]:
     except (LmsFailed, LmsTimeout, ServerError, ServerUnreachable) as error:
         fault = error
     try:
-        after = yield from loaded(site, [way])
+        after = yield from loaded(server, ways=[way])
     except Phi4Error as error:
         raise fault or error from None
     named = next((one for one in after if _is_named(one, identifier)), None)
@@ -172,7 +174,7 @@ def _carried_out(job: _Job) -> Flow[Instance]:
         if fault:
             raise fault
         # The list and the disk had changed under `lms`, whose search then took what came next.
-        yield from unload(site, identifier, ways=[way])
+        yield from unload(server, identifier, ways=[way])
         raise LoadFailed(f"{named.model} was loaded in place of {model.id}, and is unloaded again.")
     if fault:
         log.warning("%s is loaded, though the load said: %s", identifier, fault)
@@ -183,11 +185,9 @@ def _carried_out(job: _Job) -> Flow[Instance]:
 
 def _load_lms(job: _Job) -> Flow[None]:
     named = dataclasses.replace(job.config, identifier=job.config.identifier or job.model.id)
-    options = (*lms_arguments(named), *(job.site.lms_options or ()))
-    step = Lms(("load", *_selection(job.model, job.listed), *options), job.timeout)
-    if job.on_progress:
-        step = Watched(step.arguments, step.timeout, Progress(job.on_progress).feed)
-    done = yield step
+    options = (*lms_arguments(named), *(lms_options(job.server) or ()))
+    tell = Progress(job.on_progress).feed if job.on_progress else None
+    done = yield Lms(("load", *_selection(job.model, job.listed), *options), job.timeout, tell)
     if done.exit_code != 0:
         option = unknown_option(message_of(done))
         if option:
@@ -209,8 +209,9 @@ def _load_rest(job: _Job) -> Flow[str]:
     """Returns the identifier, which the server chooses."""
     key = job.model.id
     body = rest_body(job.config, key)
-    answer = yield Http("POST", "/api/v1/models/load", body, timeout=job.timeout, slow=True)
-    return str(_loaded_or(answer, key).get("instance_id") or key)
+    step = Http("POST", "/api/v1/models/load", body, timeout=job.timeout, slow=True)
+    said = yield from _loading(job, step)
+    return str(said.get("instance_id") or key)
 
 
 def _load_jit(job: _Job) -> Flow[None]:
@@ -222,19 +223,17 @@ def _load_jit(job: _Job) -> Flow[None]:
         endpoint, body = "embeddings", {"model": key, "input": "."}
     if job.config.ttl is not None:
         body["ttl"] = job.config.ttl
-    answer = yield Http("POST", path("v1", endpoint), body, timeout=job.timeout, slow=True)
-    _loaded_or(answer, key)
+    yield from _loading(job, Http("POST", path("openai", endpoint), body, timeout=job.timeout, slow=True))
 
 
-def _loaded_or(answer: Answer, key: str) -> dict[str, Any]:
-    """What a request that loads a model was answered. Raises what the server says went wrong."""
+def _loading(job: _Job, step: Http) -> Flow[dict[str, Any]]:
+    """What a request that loads a model is answered. Raises what the server says went wrong."""
     try:
-        said: dict[str, Any] = read_answer(answer, dict, key)
+        return (yield from fetch(job.server, dict, step, model=job.model.id, optional=job.way == "rest"))
     except LoadFailed as error:
         if "insufficient system resources" in error.message:
             raise no_room(error.message) from None
         raise
-    return said
 
 
 def _without_twin(job: _Job, mine: Instance, instances: Sequence[Instance]) -> Flow[Instance]:
@@ -243,7 +242,7 @@ def _without_twin(job: _Job, mine: Instance, instances: Sequence[Instance]) -> F
     if first.identifier == mine.identifier or unmet(job.config, first):
         return mine
     log.warning("%s was loaded twice at once: unloading %s", mine.model, mine.identifier)
-    yield from unload(job.site, mine.identifier, ways=["rest"])
+    yield from unload(job.server, mine.identifier, ways=["rest"])
     return first
 
 
@@ -252,13 +251,13 @@ def _confirmed(job: _Job, instance: Instance) -> Flow[Instance]:
     if job.way != "lms":
         return instance
     try:
-        listed = yield from models("v0")
+        listed = yield from v0_models(job.server)
     except Phi4Error as error:  # a load needs no server, nor its token
         log.debug("the server does not tell what it has loaded: %s", error)
         return instance
     if listed and all(model.loaded is False for model in listed):
         raise LoadFailed(
-            f"`lms` has loaded {instance.identifier!r}, but the server at {job.site.url} has nothing loaded: "
+            f"`lms` has loaded {instance.identifier!r}, but the server at {job.server.url} has nothing loaded: "
             "it is another LM Studio, in a container perhaps. Ask for the ways 'rest' and 'jit' only."
         )
     seen = [model.loaded_context_length for model in listed if model.id == instance.identifier and model.loaded]
@@ -278,28 +277,29 @@ def _check_loaded(instance: Instance, config: LoadConfig, allow_shorter: bool) -
 # --- unload ----------------------------------------------------------------------------------------------------
 
 
-def unload(site: Site, identifier: str, *, ways: Sequence[Way] | None = None) -> Flow[Instance]:
+def unload(server: Server, identifier: str, *, ways: Sequence[Way] | None = None) -> Flow[Instance]:
     """Unload one instance, and return what it was. `key` does not mean `key:2`, nor an instance with a name of its own.
 
     Raises ModelNotFound for an identifier that no instance has, and LmsFailed or ServerError for one that stays.
     """
     check_name(identifier, "identifier")
-    way, instances = yield from first_way(_unloading(site, ways), lambda way: _instances(site, way))
+    way, instances = yield from first_way(_unloading(server, ways), lambda way: _instances(server, way))
     found = [instance for instance in instances if _is_named(instance, identifier)]
     if not found:
         here = tuple(instance.identifier for instance in instances)
         raise ModelNotFound(f"no loaded instance is named {identifier!r}.", model=identifier, available=here)
     fault: Phi4Error | None = None
+    server.changed()
     try:
         if way == "lms":
-            yield from _unload_lms(site, identifier)
+            yield from _unload_lms(server, identifier)
         else:
-            answer = yield Http("POST", "/api/v1/models/unload", {"instance_id": identifier}, slow=True)
-            read_answer(answer, dict, identifier)
+            step = Http("POST", "/api/v1/models/unload", {"instance_id": identifier}, slow=True)
+            yield from fetch(server, dict, step, model=identifier)
     except (LmsFailed, LmsTimeout, ServerError) as error:
         fault = error
     for _ in range(1 if fault else _GONE_TRIES):
-        _, instances = yield from _instances(site, way)
+        _, instances = yield from _instances(server, way)
         if not any(_is_named(instance, identifier) for instance in instances):
             return found[0]
         yield Sleep(_GONE_PAUSE)
@@ -311,39 +311,39 @@ def _is_named(instance: Instance, identifier: str) -> bool:
     return instance.identifier == identifier and instance.device is None
 
 
-def _unloading(site: Site, ways: Sequence[Way] | None) -> tuple[Way, ...]:
+def _unloading(server: Server, ways: Sequence[Way] | None) -> tuple[Way, ...]:
     """The ways that unload: no request can undo a just-in-time load."""
-    order = tuple(way for way in site.ways(ways) if way != "jit")
+    order = tuple(way for way in ways_of(server, ways) if way != "jit")
     if not order:
         raise InvalidRequest("a model is unloaded by 'lms' or 'rest': neither is among the ways")
     return order
 
 
-def _instances(site: Site, way: Way) -> Flow[tuple[Way, tuple[Instance, ...]]]:
-    return way, (yield from loaded(site, [way]))
+def _instances(server: Server, way: Way) -> Flow[tuple[Way, tuple[Instance, ...]]]:
+    return way, (yield from loaded(server, ways=[way]))
 
 
-def _unload_lms(site: Site, identifier: str) -> Flow[None]:
-    done = yield Lms(("unload", identifier, *(site.lms_options or ())), QUERY_SECONDS)
+def _unload_lms(server: Server, identifier: str) -> Flow[None]:
+    done = yield Lms(("unload", identifier, *(lms_options(server) or ())), QUERY_SECONDS)
     if done.exit_code != 0:
         raise LmsFailed(done.arguments, done.exit_code, message_of(done))
 
 
-def unload_all(site: Site, *, ways: Sequence[Way] | None = None) -> Flow[tuple[Instance, ...]]:
+def unload_all(server: Server, *, ways: Sequence[Way] | None = None) -> Flow[tuple[Instance, ...]]:
     """Unload every instance on that machine, one by one, and return what was unloaded.
 
     Not `lms unload --all`, which takes the instances of other machines (LM Link) too, and stops at the first fault.
     One that stays does not keep the others; its error is raised at the end.
     """
-    order = _unloading(site, ways)
-    _, instances = yield from first_way(order, lambda way: _instances(site, way))
+    order = _unloading(server, ways)
+    _, instances = yield from first_way(order, lambda way: _instances(server, way))
     gone: list[Instance] = []
     fault: Phi4Error | None = None
     for instance in instances:
         if instance.device is not None:
             continue
         try:
-            gone.append((yield from unload(site, instance.identifier, ways=order)))
+            gone.append((yield from unload(server, instance.identifier, ways=order)))
         except ModelNotFound:  # its time was over, or somebody else was quicker
             continue
         except Phi4Error as error:
@@ -356,18 +356,19 @@ def unload_all(site: Site, *, ways: Sequence[Way] | None = None) -> Flow[tuple[I
 # --- estimate --------------------------------------------------------------------------------------------------
 
 
-def estimate(site: Site, key: str, config: LoadConfig = _DEFAULT) -> Flow[Estimate]:
+def estimate(server: Server, key: str, config: LoadConfig | None = None) -> Flow[Estimate]:
     """What loading would take, as LM Studio guesses it. Only `lms` tells.
 
     Raises ModelNotFound, UnsupportedSetting, and LmsError.
     """
     check_name(key, "model key")
-    usable_ways(config, site.ways(["lms"]))
-    listing = yield from look(site, "lms")
+    config = config or _DEFAULT
+    usable_ways(config, ways_of(server, ["lms"]))
+    listing = yield from look(server, "lms")
     model = match(key, listing.models)
     check_against(config, model)
     arguments = ("load", *_selection(model, listing.models), *lms_arguments(config), "--estimate-only")
-    done = yield Lms((*arguments, *(site.lms_options or ())), QUERY_SECONDS)
+    done = yield Lms((*arguments, *(lms_options(server) or ())), QUERY_SECONDS)
     if done.exit_code != 0:
         raise load_error(done, model.id)
     guess = parse_estimate(done)

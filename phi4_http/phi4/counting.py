@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 from ..errors import ContextOverflow, NotLMStudio, ServerError
 from ..flow import Flow, Http
+from ..server import Server, fetch
 from ..wire.answers import text_of
-from ..wire.refusals import read_json
 from .facts import SYSTEM_PROMPT
 
 log = logging.getLogger("phi4_http")
 
 Message: TypeAlias = Mapping[str, Any]
+
+APPLY_TEMPLATE, TOKENIZE = "/apply-template", "/tokenize"
 
 MESSAGE_TOKENS = 3
 """Special tokens of one turn: `<|im_start|>`, `<|im_sep|>`, `<|im_end|>`. The role between them is counted as text."""
@@ -46,8 +47,7 @@ def _bytes(message: Message) -> int:
     return size + (2 * len(json.dumps(calls, default=repr)) if calls else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(NamedTuple):
     """An exact count. `tokens` is None where there is none to be had; `requests` is what it cost, of one token each."""
 
     tokens: int | None
@@ -67,26 +67,35 @@ class Counter(Protocol):
 class OneToken:
     """Asks for a reply of one token and reads what the server counted. Works everywhere; costs a request."""
 
-    def __init__(self, model: str, tools: Sequence[Mapping[str, Any]] | None = None, *, ttl: int | None = None) -> None:
-        self._model = model
-        self._more = {name: value for name, value in (("tools", tools), ("ttl", ttl)) if value}
+    def __init__(self, server: Server, model: str, fields: Mapping[str, Any] | None = None) -> None:
+        self._server = server
+        self._body = {"model": model, **_of_the_prompt(fields), "max_tokens": 1, "temperature": 0}
 
     def count(self, messages: Sequence[Message]) -> Flow[Count]:
         """One request, whose prompt the server keeps in its cache."""
-        body = {"model": self._model, "messages": list(messages), "max_tokens": 1, "temperature": 0, **self._more}
-        return (yield from one_token("/v1/chat/completions", body))
+        return (yield from one_token(self._server, "/v1/chat/completions", {**self._body, "messages": list(messages)}))
 
 
 class LlamaCpp:
     """`/apply-template`, then `/tokenize`: exact, and no model runs."""
 
+    def __init__(self, server: Server, model: str, fields: Mapping[str, Any] | None = None) -> None:
+        self._server = server
+        self._body = {"model": model, **_of_the_prompt(fields)}
+
+    def rendered(self, messages: Sequence[Message]) -> Flow[str | None]:
+        """The prompt that the server makes of these messages; None where it is not llama.cpp's own."""
+        said = yield from ask(self._server, APPLY_TEMPLATE, {**self._body, "messages": list(messages)})
+        prompt = said and said.get("prompt")
+        return prompt if isinstance(prompt, str) else None
+
     def count(self, messages: Sequence[Message]) -> Flow[Count]:
         """No count where the server is not llama.cpp's own."""
-        rendered = yield from ask("/apply-template", {"messages": list(messages)})
-        if rendered is None or not isinstance(rendered.get("prompt"), str):
+        prompt = yield from self.rendered(messages)
+        if prompt is None:
             return Count(None)
-        body = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
-        answer = yield from ask("/tokenize", body)
+        body = {"model": self._body["model"], "content": prompt, "add_special": True, "parse_special": True}
+        answer = yield from ask(self._server, TOKENIZE, body)
         tokens = answer and answer.get("tokens")
         return Count(len(tokens) if isinstance(tokens, list) else None)
 
@@ -94,18 +103,50 @@ class LlamaCpp:
 class Vllm:
     """`/tokenize` with messages: exact, and no model runs."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, server: Server, model: str, fields: Mapping[str, Any] | None = None) -> None:
+        self._server = server
+        taken = {name: value for name, value in (fields or {}).items() if name in ("tools", "chat_template_kwargs")}
+        self._body = {"model": model, **taken}
 
     def count(self, messages: Sequence[Message]) -> Flow[Count]:
         """No count where the server is not vLLM."""
-        answer = yield from ask("/tokenize", {"model": self._model, "messages": list(messages)})
+        answer = yield from ask(self._server, TOKENIZE, {**self._body, "messages": list(messages)})
         tokens = answer and answer.get("count")
         return Count(tokens if is_count(tokens) else None)
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
+_NOT_OF_THE_PROMPT = frozenset(
+    [
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repeat_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+    ]
+)
+"""Fields of a request that no template sees. Any other may change the prompt, so it goes along when that is counted."""
+
+
+def _of_the_prompt(fields: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (fields or {}).items() if name not in _NOT_OF_THE_PROMPT}
+
+
+def sources(server: Server, model: str, fields: Mapping[str, Any] | None = None) -> FirstThatCan:
+    """The sources of exact counts that this server may have, those that cost nothing first."""
+    # LM Studio can't count for free, and would answer each try with an error.
+    free: list[Counter] = [] if server.native else [LlamaCpp(server, model, fields), Vllm(server, model, fields)]
+    return FirstThatCan([*free, OneToken(server, model, fields)])
+
+
+class Own(NamedTuple):
     """A caller's own function from messages to tokens."""
 
     function: Callable[[Sequence[Message]], int]
@@ -116,34 +157,27 @@ class Own:
         yield  # makes it a flow
 
 
-@dataclass(slots=True)
 class FirstThatCan:
-    """Several sources, the first one that can count wins; one that could not is not asked again."""
+    """Several sources, of which the first one that can count wins. What a server lacks costs nothing to try again."""
 
-    sources: Sequence[Counter]
-    _able: list[Counter] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._able = list(self.sources)
+    def __init__(self, sources: Sequence[Counter]) -> None:
+        self._sources = tuple(sources)
 
     def count(self, messages: Sequence[Message]) -> Flow[Count]:
         """The first count to be had, checked for sense."""
         requests = 0
-        while self._able:
-            source = self._able[0]
+        for source in self._sources:
             try:
                 count = yield from source.count(messages)
             except NotLMStudio as error:  # what answers does so in another way than asked, as a replayed stream does
                 log.debug("%s can't count: %s", type(source).__name__, error)
-                count = Count(None)
+                continue
             requests += count.requests
             believed = count.tokens is not None and sensible(count.tokens, messages)
             if believed or count.too_long:
                 return Count(count.tokens if believed else None, requests, count.too_long)
             if count.tokens is not None:
                 log.warning("%s counts %s tokens: not believed", type(source).__name__, count.tokens)
-            # Another task may have asked it at the same time, and taken it out.
-            self._able = [other for other in self._able if other is not source]
         return Count(None, requests)
 
 
@@ -163,16 +197,14 @@ def least(messages: Iterable[Message]) -> int:
     return sum(1 for message in messages if message["role"] != "system")
 
 
-def one_token(path: str, body: Mapping[str, Any]) -> Flow[Count]:
+def one_token(server: Server, path: str, body: Mapping[str, Any]) -> Flow[Count]:
     """What the server counts of a prompt when it is asked for one token of reply.
 
     An overflow tells the count too. Raises whatever else the server refuses with.
     """
-    answer = yield Http("POST", path, body, slow=True)
-    content_type = answer.headers.get("content-type")
     try:
-        payload = read_json(
-            answer.body, url=answer.url, status=answer.status, content_type=content_type, model=body["model"]
+        payload = yield from fetch(
+            server, dict, Http("POST", path, body, slow=True), model=body["model"], optional=False
         )
     except ContextOverflow as overflow:
         return Count(overflow.needed, 1, too_long=True)
@@ -181,14 +213,10 @@ def one_token(path: str, body: Mapping[str, Any]) -> Flow[Count]:
     return Count(tokens if is_count(tokens) and tokens > 0 else None, 1)
 
 
-def ask(path: str, body: Mapping[str, Any]) -> Flow[dict[str, Any] | None]:
+def ask(server: Server, path: str, body: Mapping[str, Any]) -> Flow[dict[str, Any] | None]:
     """A JSON answer of an endpoint that only some servers have; None where it isn't there."""
-    answer = yield Http("POST", path, body)
     try:
-        payload: dict[str, Any] = read_json(
-            answer.body, url=answer.url, status=answer.status, content_type=answer.headers.get("content-type")
-        )
+        return (yield from fetch(server, dict, Http("POST", path, body)))
     except (NotLMStudio, ServerError) as error:
         log.debug("%s can't be asked: %s", path, error)
         return None
-    return payload

@@ -1,267 +1,256 @@
-"""One question to Phi-4-reasoning-plus: which model, what of the history fits, what goes out, and how a thought that
-does not end is continued. Flows, for both faces."""
+"""A question to Phi-4-reasoning-plus: which model, what of the history fits, what goes out, how a thought that does not
+end is continued, and what is learned from its reply.
+
+`Phi` is the state of a `Phi4`, `Talk` that of a conversation; the functions here are their methods. `Turn` is one
+question of a conversation, as `reply.stream` asks for it. What can be refused is refused before the first step.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .. import api as endpoints
 from ..errors import (
     AuthError,
     ContextOverflow,
     InvalidRequest,
     ModelNotFound,
+    NoJson,
     NotLMStudio,
     Phi4Error,
     ServerError,
 )
-from ..flow import Flow, ready
+from ..events import Reply
+from ..flow import Flow
 from ..reply.rescue import Rescue
-from ..reply.splitter import ThinkSplitter
-from ..wire.listings import ModelInfo
-from ..wire.parameters import check
-from .conversation import Conversation, Known, build_messages, merge_instructions
-from .counting import Count, Counter, FirstThatCan, LlamaCpp, Message, OneToken, Own, Vllm, bound
+from ..reply.splitter import check_settings
+from ..reply.stream import RawPrompt, Replying, Request, read
+from ..server import Server, learn_limit, listing, look_up
+from ..server import context_length as known_context_length
+from ..wire.bodies import check_model
+from ..wire.parameters import check, rescue_settings
+from .conversation import Conversation, build_messages, merge_instructions
+from .counting import Counter, Message, OneToken, Own, bound, sources
 from .facts import MODEL_KEY, SAMPLING, choose_model
-from .probing import Probe, probe
-from .template import RawPrompt, raw_prompt
-from .window import Window, fit, reserve
+from .template import Probe, raw_prompt
+from .template import probe as probe_model
+from .window import Window, fit, learn, reserve
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..wire.parameters import AskParameters
+    from .structured import JsonReply
 
 log = logging.getLogger("phi4_http")
+
+CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 
 SMALL_PROMPT = 2_048
 """Bytes of prompt, in all, that fit wherever this model is of use: the server is not asked how much it holds."""
 
-System: TypeAlias = Literal["send", "omit", "auto"]
-_RESCUE = ("thinking_budget", "on_unclosed", "on_loop", "loop_repeats", "notice")
-_NOT_FOR_RAW = ("tools", "tool_choice", "response_format")
+_NOT_FOR_RAW = ("messages", "tools", "tool_choice", "response_format")
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that is ready to go out, and what belongs to its reply."""
+class Phi:
+    """What goes with every question of one `Phi4`."""
 
-    body: dict[str, Any]
-    dropped: tuple[Message, ...] = ()
-    rescue: Rescue = field(default_factory=Rescue)
-    expects_thought: bool = False
-    memory: Memory | None = None
-
-    def raw_prompt(self) -> Flow[RawPrompt]:
-        """The same chat as a raw prompt. Raises CannotContinue."""
-        memory, model, messages = self.memory or Memory(), self.body["model"], self.body["messages"]
-        prompt = yield from raw_prompt(model, messages, memory.templates.get(model), self.body.get("tools"))
-        memory.templates[model] = prompt.template
-        if model not in memory.native:
-            _, memory.native[model] = yield from context_length(model)
-        return prompt
-
-    def count(self) -> Flow[Count]:
-        """The tokens of the prompt, where the server tells them. Asked after a reply, so that what is cached of the
-        thought is still there for the answer; and so a failure is no reason to lose that."""
-        memory, model = self.memory or Memory(), self.body["model"]
-        counter = memory.counter(model, memory.native.get(model, False), self.body.get("tools"))
-        try:
-            return (yield from counter.count(self.body["messages"]))
-        except Phi4Error as error:
-            log.warning("the prompt's tokens could not be counted: %s", error)
-            return Count(None)
-
-    def continued(self, text: str) -> dict[str, Any]:
-        """The body that continues a raw prompt, with the same sampling. Without a limit of the caller's own there is
-        none: said in LM Studio's way or in the others', some of which stop after 16 tokens where nothing is said."""
-        kept = {name: value for name, value in self.body.items() if name not in ("messages", *_NOT_FOR_RAW)}
-        native = self.memory is not None and self.memory.native.get(self.body["model"], False)
-        return {"max_tokens": -1 if native else None, **kept, "prompt": text}
-
-
-@dataclass(slots=True)
-class Memory:
-    """What has been found out about a server's models, each once. By model name."""
-
-    templates: dict[str, str] = field(default_factory=dict)
-    probes: dict[str, Probe] = field(default_factory=dict)
-    counters: dict[str, Counter] = field(default_factory=dict)
-    native: dict[str, bool] = field(default_factory=dict)
-    """Whether the server is LM Studio."""
-
-    def counter(self, model: str, native: bool, tools: Sequence[Mapping[str, Any]] | None) -> Counter:
-        """The sources of exact counts that this server may have."""
-        if tools:
-            return OneToken(model, tools)
-        if model not in self.counters:
-            # LM Studio can't count for free, and would answer each try with an error.
-            free: list[Counter] = [] if native else [LlamaCpp(), Vllm(model)]
-            self.counters[model] = FirstThatCan([*free, OneToken(model)])
-        return self.counters[model]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What goes with every request of one `Phi4`."""
-
-    model: str | None
-    instructions: str | None
-    opener: Literal["auto", "assumed"]
-    closer: Literal["last", "first"]
-    system: System
-    reserve: int | None
-    counter: Callable[[Sequence[Message]], int] | Counter | None
-    rescue: Rescue
-    parameters: Mapping[str, Any]
-    memory: Memory = field(default_factory=Memory)
-
-    def __post_init__(self) -> None:
-        ThinkSplitter(opener=self.opener, closer=self.closer)  # refuses what they can't be
-        if self.system not in ("send", "omit", "auto"):
-            raise InvalidRequest(f"system is {self.system!r}: it can be 'send', 'omit' or 'auto'")
-        if self.reserve is not None and (not isinstance(self.reserve, int) or self.reserve < 0):
-            raise InvalidRequest(f"reserve is {self.reserve!r}: it takes a whole number of tokens from 0 up")
-
-    def reading(self, conversation: Conversation) -> dict[str, Any]:
-        """How a reply is to be split: after a swallowed opener, the next ones are taken as said."""
-        return {"opener": "assumed" if conversation.opener_swallowed else self.opener, "closer": self.closer}
-
-    def prepare(
+    def __init__(
         self,
-        prompt: str,
+        server: Server,
         *,
-        conversation: Conversation,
-        instructions: str | None,
-        model: str | None,
-        parameters: Mapping[str, Any],
-    ) -> Flow[Prepared]:
-        """The request for one prompt. What can be refused is refused here, before the flow's first step."""
-        rescue, asked = told_apart(self.rescue, parameters)
-        fields = {**SAMPLING, **self.parameters, **asked}
-        said = merge_instructions(self.instructions, instructions)
-        # Built now, so that a prompt or a history that can't be sent is refused before anything is.
-        build_messages(prompt, history=conversation.history, instructions=said)
-        name = model or self.model
-        if name is not None:
-            endpoints.check_model(name)
-        return self._prepare(prompt, conversation, said, model=name, rescue=rescue, fields=fields)
+        model: str | None = None,
+        instructions: str | None = None,
+        opener: Literal["auto", "assumed"] = "auto",
+        closer: Literal["last", "first"] = "last",
+        system: Literal["send", "omit", "auto"] = "send",
+        reserve: int | None = None,
+        counter: Callable[[Sequence[Message]], int] | Counter | None = None,
+        context_length: int | None = None,
+        window: Literal["steady", "longest"] = "steady",
+        rescue: Rescue | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_settings(opener, closer)
+        for name, value, allowed in (
+            ("system", system, ("send", "omit", "auto")),
+            ("window", window, ("steady", "longest")),
+        ):
+            if value not in allowed:
+                raise InvalidRequest(f"{name} is {value!r}: it can be {' or '.join(map(repr, allowed))}")
+        for name, tokens, least in (("reserve", reserve, 0), ("context_length", context_length, 1)):
+            whole = isinstance(tokens, int) and not isinstance(tokens, bool)
+            if tokens is not None and not (whole and tokens >= least):
+                raise InvalidRequest(f"{name} is {tokens!r}: it takes a whole number of tokens from {least} up")
+        if model is not None:
+            check_model(model)
+        self.server = server
+        self.model = model
+        self.instructions = instructions
+        self.opener = opener
+        self.closer = closer
+        self.system = system
+        self.reserve = reserve
+        self.counter = counter
+        self.stated_length = context_length
+        self.window = window
+        self.rescue, self.parameters = told_apart(rescue or Rescue(), parameters or {})
 
-    def _prepare(
+    def counter_of(self, model: str, fields: Mapping[str, Any]) -> Counter:
+        """What counts tokens for a request with these fields."""
+        if self.counter is None:
+            return sources(self.server, model, fields)
+        return Own(self.counter) if callable(self.counter) else self.counter
+
+
+class Talk(Conversation):
+    """A conversation of one `Phi4`."""
+
+    def __init__(
         self,
-        prompt: str,
-        conversation: Conversation,
-        instructions: str | None,
-        *,
-        model: str | None,
-        rescue: Rescue,
-        fields: dict[str, Any],
-    ) -> Flow[Prepared]:
-        model = model or (yield from phi4_model())
-        omit = yield from self._omits_system(model)
-        messages = build_messages(prompt, history=conversation.history, instructions=instructions, with_system=not omit)
-        window = yield from self._window(model, messages, conversation.known, fields)
-        return Prepared(
-            {"model": model, "messages": list(window.messages), **fields},
-            window.dropped,
-            rescue,
-            expects_thought=not omit and not conversation.noted,
-            memory=self.memory,
-        )
-
-    def _omits_system(self, model: str) -> Flow[bool]:
-        if self.system == "auto":
-            return (yield from self.probe(model)).advice == "omit"
-        return self.system == "omit"
-
-    def _window(
-        self, model: str, messages: Sequence[Message], known: Known | None, fields: Mapping[str, Any]
-    ) -> Flow[Window]:
-        beside = 2 * len(json.dumps(fields.get("tools") or "")) if fields.get("tools") else 0
-        if len(messages) <= 2 and bound(messages) + beside <= SMALL_PROMPT:
-            return Window(tuple(messages))
-        info = yield from _info(model)
-        if info is not None and info.loaded is False:
-            # The first request loads it, and only then its context length is known.
-            yield from OneToken(model, ttl=fields.get("ttl")).count(messages[-1:])
-            info = yield from _info(model)
-        limit, native = _length(info)
-        self.memory.native[model] = native
-        if limit is None:
-            return Window(tuple(messages))
-        counter = self._counter(model, native, fields.get("tools"))
-        room = reserve(limit, self.reserve, fields.get("max_tokens"))
-        return (yield from fit(messages, limit=limit, room=room, counter=counter, known=known, beside=beside))
-
-    def _counter(self, model: str, native: bool, tools: Sequence[Mapping[str, Any]] | None) -> Counter:
-        if self.counter is not None:
-            return Own(self.counter) if callable(self.counter) else self.counter
-        return self.memory.counter(model, native, tools)
-
-    def probe(self, model: str | None) -> Flow[Probe]:
-        """What the server does with the system message, found out once for each model."""
-        model = model or self.model or (yield from phi4_model())
-        if model not in self.memory.probes:
-            self.memory.probes[model] = yield from probe(model)
-        return self.memory.probes[model]
-
-    def context_length(self, model: str | None) -> Flow[int | None]:
-        """The loaded context length in tokens, None where the server does not tell."""
-        limit, _ = yield from context_length(model or self.model or (yield from phi4_model()))
-        return limit
-
-    def count(
-        self, prompt: str | None, conversation: Conversation, instructions: str | None, model: str | None
-    ) -> Flow[Counted]:
-        """The exact tokens of a prompt, or of a conversation, as they would be sent; see `Counted`."""
-        said = merge_instructions(self.instructions, instructions)
-        build_messages(prompt, history=conversation.history, instructions=said)
-        return self._count(prompt, conversation, said, model or self.model)
-
-    def _count(
-        self, prompt: str | None, conversation: Conversation, instructions: str | None, model: str | None
-    ) -> Flow[Counted]:
-        model = model or (yield from phi4_model())
-        omit = yield from self._omits_system(model)
-        messages = build_messages(prompt, history=conversation.history, instructions=instructions, with_system=not omit)
-        limit, native = yield from context_length(model)
-        count = yield from self._counter(model, native, None).count(messages)
-        if count.too_long and count.tokens is None:
-            raise ContextOverflow(None, limit)
-        return Counted(count.tokens, limit, count.requests, model)
-
-
-def phi4_model() -> Flow[str]:
-    """The id of the Phi-4-reasoning-plus that the server has, a loaded one first.
-
-    A server that can't list its models is asked for the usual key: its answer will tell.
-    """
-    try:
-        listed = yield from endpoints.models()
-    except AuthError:
-        raise
-    except (NotLMStudio, ServerError) as error:
-        log.warning("the server does not list its models (%s): asking for %s", error, MODEL_KEY)
-        return MODEL_KEY
-    chosen = choose_model(listed)
-    if chosen is None:
-        raise ModelNotFound(
-            "no Phi-4-reasoning-plus is there.", model=MODEL_KEY, available=tuple(info.id for info in listed)
-        )
-    return chosen
+        phi: Phi,
+        history: Iterable[Mapping[str, Any]] = (),
+        instructions: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        super().__init__(history)
+        self.phi = phi
+        self.instructions = merge_instructions(phi.instructions, instructions)
+        self.model = phi.model if model is None else check_model(model)
 
 
 def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, dict[str, Any]]:
     """What is done about a thought, and the body fields, out of the parameters of a question; what is None was not
     given. Raises InvalidRequest for what can't be."""
-    settings = {name: value for name, value in parameters.items() if name in _RESCUE and value is not None}
-    fields = check({name: value for name, value in parameters.items() if name not in _RESCUE})
-    return replace(rescue, **settings), fields
+    settings, fields = rescue_settings(parameters)
+    return replace(rescue, **settings) if settings else rescue, check(fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Tokens of a prompt, None where the server does not count; the loaded context length, None where it isn't told;
-    how many requests of one token counting took."""
+# --- what is asked of a Phi4 ------------------------------------------------------------------------------------------
+
+
+def stream(
+    phi: Phi,
+    prompt: str,
+    *,
+    history: Iterable[Mapping[str, Any]] = (),
+    instructions: str | None = None,
+    model: str | None = None,
+    **parameters: Unpack[AskParameters],
+) -> Replying:
+    """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first.
+
+    Raises InvalidRequest, before anything is sent, for what can't be sent.
+    """
+    return stream_turn(Talk(phi, history, instructions, model), prompt, **parameters)
+
+
+def ask(
+    phi: Phi,
+    prompt: str,
+    *,
+    history: Iterable[Mapping[str, Any]] = (),
+    instructions: str | None = None,
+    model: str | None = None,
+    **parameters: Unpack[AskParameters],
+) -> Flow[Reply]:
+    """Ask, and return the whole reply. Raises what a stream raises."""
+    return read(stream_turn(Talk(phi, history, instructions, model), prompt, **parameters))
+
+
+def ask_json(
+    phi: Phi,
+    prompt: str,
+    schema: Mapping[str, Any],
+    *,
+    repair: bool = False,
+    history: Iterable[Mapping[str, Any]] = (),
+    instructions: str | None = None,
+    model: str | None = None,
+    **parameters: Unpack[AskParameters],
+) -> Flow[JsonReply]:
+    """Ask for JSON that fits a schema, and take it out of the solution: the model still thinks first.
+
+    `repair` asks once more, with what was wrong, before giving up. Raises NoJson, with the text.
+    """
+    from . import structured
+
+    talk = Talk(phi, history, instructions, model)
+    asked = structured.request(prompt, schema)
+    reply = yield from ask_turn(talk, asked, **parameters)
+    try:
+        return structured.read(reply, schema)
+    except NoJson as error:
+        if not repair:
+            raise
+        again = structured.repair(asked, error)
+    reply = yield from ask_turn(talk, again, **parameters)
+    return structured.read(reply, schema, repaired=True)
+
+
+def chat(
+    phi: Phi,
+    history: Iterable[Mapping[str, Any]] = (),
+    *,
+    instructions: str | None = None,
+    model: str | None = None,
+) -> Talk:
+    """A conversation: each turn sees what of the earlier ones fits in the context."""
+    return Talk(phi, history, instructions, model)
+
+
+def probe(phi: Phi, model: str | None = None) -> Flow[Probe]:
+    """What the server does with the system message: four requests of one token, once for each model."""
+    name = yield from _named(phi, model)
+    return (yield from probe_model(phi.server, name))
+
+
+def context_length(phi: Phi, model: str | None = None) -> Flow[int | None]:
+    """Tokens that the model is loaded with, or that were stated; None where nobody tells."""
+    name = yield from _named(phi, model)
+    return (yield from _context_length(phi, name))
+
+
+def count(
+    phi: Phi,
+    prompt: str | None = None,
+    *,
+    history: Iterable[Mapping[str, Any]] = (),
+    instructions: str | None = None,
+    model: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> Flow[Counted]:
+    """The exact tokens of a prompt, or of a history, as they would be sent, and how many requests that took.
+
+    Raises ContextOverflow for a text that the server does not take, with the least that it can be.
+    """
+    return _counted(Talk(phi, history, instructions, model), prompt, {"tools": tools} if tools else {})
+
+
+# --- what is asked of a conversation ----------------------------------------------------------------------------------
+
+
+def stream_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Replying:
+    """The next turn, as it comes. It is in the history once the block is left."""
+    return Replying(talk.phi.server.url, Turn(talk, prompt, parameters))
+
+
+def ask_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Flow[Reply]:
+    """The next turn, whole. Raises what a stream raises."""
+    return read(stream_turn(talk, prompt, **parameters))
+
+
+def count_turns(talk: Talk) -> Flow[Counted]:
+    """The exact tokens of the history, and how many requests that took. Raises InvalidRequest where it is empty."""
+    return _counted(talk, None, {})
+
+
+class Counted(NamedTuple):
+    """Tokens of a prompt, None where the server does not count; the context length, None where nobody tells it; how
+    many requests of one token counting took."""
 
     tokens: int | None
     context_length: int | None
@@ -269,22 +258,182 @@ class Counted:
     model: str
 
 
-def context_length(model: str) -> Flow[tuple[int | None, bool]]:
-    """The tokens a model is loaded with, None where nobody says; and whether the server is LM Studio."""
-    return _length((yield from _info(model)))
+def _counted(talk: Talk, prompt: str | None, fields: Mapping[str, Any]) -> Flow[Counted]:
+    build_messages(prompt, history=talk.history, instructions=talk.instructions)  # refuses what can't be sent
+
+    def flow() -> Flow[Counted]:
+        phi = talk.phi
+        model = yield from _named(phi, talk.model)
+        messages = yield from _messages(talk, model, prompt)
+        limit = yield from _context_length(phi, model)
+        found = yield from phi.counter_of(model, fields).count(messages)
+        if found.too_long and found.tokens is None:
+            raise ContextOverflow(limit + 1 if limit else None, limit)
+        return Counted(found.tokens, limit, found.requests, model)
+
+    return flow()
 
 
-def _info(model: str) -> Flow[ModelInfo | None]:
+# --- one turn ---------------------------------------------------------------------------------------------------------
+
+
+class Turn:
+    """One question of a conversation."""
+
+    def __init__(self, talk: Talk, prompt: str, parameters: Mapping[str, Any]) -> None:
+        phi = talk.phi
+        self._talk = talk
+        self._phi = phi
+        self._prompt = prompt
+        self._rescue, asked = told_apart(phi.rescue, parameters)
+        self._fields = {**SAMPLING, **phi.parameters, **asked}
+        # Built now, so that a prompt or a history that can't be sent is refused before anything is.
+        build_messages(prompt, history=talk.history, instructions=talk.instructions)
+
+    def prepared(self) -> Flow[Request]:
+        """The request, with what of the history fits."""
+        talk, phi = self._talk, self._phi
+        model = yield from _named(phi, talk.model)
+        messages = yield from _messages(talk, model, self._prompt)
+        window = yield from self._window(model, messages)
+        return Request(
+            CHAT,
+            {"model": model, "messages": list(window.messages), **self._fields},
+            opener="assumed" if talk.opener_swallowed else phi.opener,
+            closer=phi.closer,
+            rescue=self._rescue,
+            expects_thought=messages[0]["role"] == "system"
+            and not talk.noted
+            and "response_format" not in self._fields,
+            dropped=window.dropped,
+        )
+
+    def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
+        """What the overflow tells of the context is kept; then what fits is sent instead."""
+        server, model, sent = self._phi.server, request.body["model"], request.body["messages"]
+        if overflow.limit is not None:
+            learn_limit(server, model, overflow.limit)
+        else:  # it says nothing: the list may, if it has changed
+            yield from _listed_anew(server)
+        if overflow.needed:
+            learn(server.facts(model).histories, sent, overflow.needed)
+        try:
+            again = yield from self.prepared()
+        except ContextOverflow:
+            return None
+        return again if again.body["messages"] != sent else None
+
+    def raw_prompt(self, request: Request) -> Flow[RawPrompt]:
+        """The same chat as a raw prompt. Raises CannotContinue."""
+        body = request.body
+        yield from look_up(self._phi.server, body["model"])
+        return (yield from raw_prompt(self._phi.server, body["model"], body["messages"], self._fields))
+
+    def continued(self, request: Request, text: str) -> Request:
+        """The request that continues a raw prompt, with the same sampling. Without a limit of the caller's own there
+        is none: said in LM Studio's way or in the others', some of which stop after 16 tokens where nothing is said."""
+        kept = {name: value for name, value in request.body.items() if name not in _NOT_FOR_RAW}
+        limit = -1 if self._phi.server.native else None
+        return request._replace(path=RAW, body={"max_tokens": limit, **kept, "prompt": text})
+
+    def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
+        """The tokens of the prompt, where the server tells them. Asked after a reply, so that what is cached of the
+        thought is still there for the answer; and so a failure is no reason to lose that."""
+        try:
+            found = yield from self._phi.counter_of(request.body["model"], self._fields).count(request.body["messages"])
+        except Phi4Error as error:
+            log.warning("the prompt's tokens could not be counted: %s", error)
+            return None, 0
+        return found.tokens, found.requests
+
+    def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
+        """Keep the turn, and what it has told of the server."""
+        server, model, sent = self._phi.server, request.body["model"], request.body["messages"]
+        self._talk.record(self._prompt, reply)
+        if isinstance(error, ModelNotFound):
+            server.changed()
+        info = server.find(model)
+        if info is not None and info.loaded is False:
+            server.listing = None  # it is loaded now, and only now its context length is listed
+        tokens = reply.usage.prompt_tokens if reply.usage else None
+        if tokens:
+            limit = server.facts(model).learned or (info and info.loaded_context_length)
+            if limit and tokens > limit:  # it holds more than was known
+                server.changed()
+            learn(server.facts(model).histories, sent, tokens)
+
+    def _window(self, model: str, messages: Sequence[Message]) -> Flow[Window]:
+        fields, phi = self._fields, self._phi
+        beside = 2 * len(json.dumps(fields["tools"])) if fields.get("tools") else 0
+        if len(messages) <= 2 and bound(messages) + beside <= SMALL_PROMPT:
+            return Window(tuple(messages))
+        limit = yield from _context_length(phi, model)
+        info = phi.server.find(model)
+        if limit is None and info is not None and info.loaded is False:
+            # The first request loads it, and only then its context length is known.
+            ttl = {"ttl": fields["ttl"]} if "ttl" in fields else {}
+            yield from OneToken(phi.server, model, ttl).count(messages[-1:])
+            yield from _listed_anew(phi.server)
+            limit = yield from _context_length(phi, model)
+        if limit is None:
+            return Window(tuple(messages))
+        return (
+            yield from fit(
+                messages,
+                limit=limit,
+                room=reserve(limit, phi.reserve, fields.get("max_tokens")),
+                counter=phi.counter_of(model, fields),
+                histories=phi.server.facts(model).histories,
+                beside=beside,
+                window=phi.window,
+            )
+        )
+
+
+def _named(phi: Phi, model: str | None) -> Flow[str]:
+    """The model to ask: the one that was named, or the server's own Phi-4-reasoning-plus."""
+    name = model or phi.model
+    return check_model(name) if name is not None else (yield from phi4_model(phi.server))
+
+
+def _messages(talk: Talk, model: str, prompt: str | None) -> Flow[list[dict[str, Any]]]:
+    """All messages of a conversation, with or without a system message, as the server's template wants it."""
+    omit = talk.phi.system == "omit"
+    if talk.phi.system == "auto":
+        found = yield from probe_model(talk.phi.server, model)
+        omit = found.advice == "omit"
+    return build_messages(prompt, history=talk.history, instructions=talk.instructions, with_system=not omit)
+
+
+def _context_length(phi: Phi, model: str) -> Flow[int | None]:
+    """Tokens of context: as an overflow has told, as stated, or as listed."""
+    learned = phi.server.facts(model).learned
+    if learned is None and phi.stated_length is not None:
+        return phi.stated_length
+    return (yield from known_context_length(phi.server, model))
+
+
+def _listed_anew(server: Server) -> Flow[None]:
     try:
-        return (yield from endpoints.model(model))
-    except (NotLMStudio, ServerError):
-        return None
+        yield from listing(server, anew=True)
+    except (NotLMStudio, ServerError) as error:
+        log.debug("%s lists no models: %s", server.url, error)
 
 
-def _length(info: ModelInfo | None) -> tuple[int | None, bool]:
-    return (None, False) if info is None else (info.loaded_context_length, info.state is not None)
+def phi4_model(server: Server) -> Flow[str]:
+    """The id of the Phi-4-reasoning-plus that the server has, a loaded one first.
 
-
-def plain(body: dict[str, Any]) -> Flow[Prepared]:
-    """A request as it is, for any model: no window, no rescue."""
-    return ready(Prepared(body))
+    A server that can't list its models is asked for the usual key: its answer will tell.
+    """
+    try:
+        listed = yield from listing(server)
+    except AuthError:
+        raise
+    except (NotLMStudio, ServerError) as error:
+        log.warning("the server does not list its models (%s): asking for %s", error, MODEL_KEY)
+        return MODEL_KEY
+    chosen = choose_model(listed.models)
+    if chosen is None:
+        available = tuple(info.id for info in listed.models)
+        raise ModelNotFound("no Phi-4-reasoning-plus is there.", model=MODEL_KEY, available=available)
+    return chosen

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -45,13 +44,6 @@ _LOOK_SECONDS = 0.05
 
 _GRACE_SECONDS = 1.0
 """What a run may take to cancel its load after SIGINT, and its output to end after its own end."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Watched(Lms):
-    """A run whose stdout is told while it comes. The async face calls `on_output` in the event loop's thread."""
-
-    on_output: Callable[[str], None]
 
 
 # --- where it is -----------------------------------------------------------------------------------------------
@@ -103,7 +95,7 @@ def run_lms(step: Lms, path: str | os.PathLike[str] | None = None, *, stop: thre
     """
     command = [find_lms(path), *step.arguments]
     stop = stop or threading.Event()
-    tell = step.on_output if isinstance(step, Watched) else None
+    tell = step.on_output
     deadline = time.monotonic() + step.timeout
     if stop.is_set():  # before a thread was free for it
         return Completed(step.arguments, -signal.SIGINT, "", "")
@@ -130,13 +122,9 @@ def run_lms(step: Lms, path: str | os.PathLike[str] | None = None, *, stop: thre
 async def arun_lms(step: Lms, path: str | os.PathLike[str] | None = None) -> Completed:
     """As `run_lms`, in a thread. A cancelled caller goes on when the process is gone."""
     loop = asyncio.get_running_loop()
-    if isinstance(step, Watched):
-        on_output = step.on_output
-
-        def tell(text: str) -> None:
-            loop.call_soon_threadsafe(on_output, text)
-
-        step = dataclasses.replace(step, on_output=tell)
+    on_output = step.on_output
+    if on_output is not None:
+        step = step._replace(on_output=lambda text: loop.call_soon_threadsafe(on_output, text))
     stop = threading.Event()
     running = loop.run_in_executor(None, functools.partial(run_lms, step, path, stop=stop))
     try:
@@ -144,7 +132,9 @@ async def arun_lms(step: Lms, path: str | os.PathLike[str] | None = None) -> Com
     except asyncio.CancelledError:
         stop.set()
         running.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody else will ask
-        await asyncio.wait([running])
+        while not running.done():  # some cancel more than once (anyio's scopes, until they are left)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
         raise
 
 
@@ -210,7 +200,7 @@ class _Output:
         """What has come of that stream."""
         return "".join(self._texts[name])
 
-    def wait(self, seconds: float, tell: Callable[[str], None] | None) -> None:
+    def wait(self, seconds: float, tell: Callable[[str], object] | None) -> None:
         """Take one piece, if one comes in that time. `tell` hears what is of stdout."""
         try:
             name, text = self._pieces.get(timeout=seconds)
@@ -223,7 +213,7 @@ class _Output:
             if tell and name == "stdout":
                 tell(text)
 
-    def drain(self, seconds: float, tell: Callable[[str], None] | None) -> None:
+    def drain(self, seconds: float, tell: Callable[[str], object] | None) -> None:
         """Take what is left, for so long at most."""
         deadline = time.monotonic() + seconds
         while self._open and time.monotonic() < deadline:

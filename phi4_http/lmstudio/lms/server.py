@@ -12,7 +12,8 @@ from typing import Any
 
 from ...errors import InvalidRequest, LmsFailed, LmsNotFound, ServerUnreachable
 from ...flow import Answer, Flow, Http, Lms, Sleep
-from ..inventory import QUERY_SECONDS, Site
+from ...server import Server
+from ..inventory import QUERY_SECONDS
 from .text import message_of, parse_json
 
 GREETING_SECONDS = 3.0
@@ -30,12 +31,12 @@ class ServerStatus:
     port: int | None
 
 
-def server_status(site: Site) -> Flow[ServerStatus]:
+def server_status(server: Server) -> Flow[ServerStatus]:
     """Whether it runs: at the client's address, or else on the port that `lms` knows. Raises LmsError."""
-    port = _port(site)
+    port = _port(server)
     if (yield from _greets()):
         return ServerStatus(True, port)
-    if not site.local:
+    if not server.local:
         return ServerStatus(False, port)
     try:
         done = yield Lms(("server", "status", "--json"), QUERY_SECONDS)
@@ -49,36 +50,36 @@ def server_status(site: Site) -> Flow[ServerStatus]:
     return ServerStatus(running, told.get("port", port))
 
 
-def server_start(site: Site, port: int | None = None, *, wait: float = 30.0) -> Flow[ServerStatus]:
+def server_start(server: Server, port: int | None = None, *, wait: float = 30.0) -> Flow[ServerStatus]:
     """Start it on `port`, by default the one of the client's address, and wait up to `wait` seconds until it answers.
 
     One that runs already is left as it is. Raises InvalidRequest for another machine, LmsError, and
     ServerUnreachable where nothing answers in time.
     """
-    _check_local(site)
-    wanted = _port(site) if port is None else port
+    _check_local(server)
+    wanted = _port(server) if port is None else port
     if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= 65535:
         raise InvalidRequest(f"the port is {wanted!r}: it takes a whole number from 1 to 65535")
     done = yield Lms(("server", "start", "--port", str(wanted)), QUERY_SECONDS)
     if done.exit_code != 0:
         raise LmsFailed(done.arguments, done.exit_code, message_of(done))
-    if wanted != _port(site):
+    if wanted != _port(server):
         return ServerStatus(True, wanted)  # the command has had its greeting; this client talks to another port
     if not (yield from _until(True, wait)):
-        raise ServerUnreachable(site.url, "`lms` started the server, but it does not answer here", timed_out=True)
+        raise ServerUnreachable(server.url, "`lms` started the server, but it does not answer here", timed_out=True)
     return ServerStatus(True, wanted)
 
 
-def server_stop(site: Site) -> Flow[ServerStatus]:
+def server_stop(server: Server) -> Flow[ServerStatus]:
     """Stop it. One that does not run is no error. Raises InvalidRequest for another machine, and LmsError."""
-    _check_local(site)
+    _check_local(server)
     done = yield Lms(("server", "stop"), QUERY_SECONDS)
     message = message_of(done)
     if done.exit_code != 0 and "not running" not in message:
         raise LmsFailed(done.arguments, done.exit_code, message)
     if not (yield from _until(False, _STOP_SECONDS)):
-        raise LmsFailed(done.arguments, done.exit_code, f"{site.url} still answers; it said: {message}")
-    return ServerStatus(False, _port(site))
+        raise LmsFailed(done.arguments, done.exit_code, f"{server.url} still answers; it said: {message}")
+    return ServerStatus(False, _port(server))
 
 
 def _until(running: bool, seconds: float) -> Flow[bool]:
@@ -105,11 +106,11 @@ def _greets() -> Flow[bool]:
     )
 
 
-def _port(site: Site) -> int:
-    parts = urllib.parse.urlsplit(site.url)
+def _port(server: Server) -> int:
+    parts = urllib.parse.urlsplit(server.url)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _check_local(site: Site) -> None:
-    if not site.local:
-        raise InvalidRequest(f"the server at {site.url} is on another machine: `lms server` works on its own alone")
+def _check_local(server: Server) -> None:
+    if not server.local:
+        raise InvalidRequest(f"the server at {server.url} is on another machine: `lms server` works on its own alone")

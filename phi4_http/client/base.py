@@ -1,0 +1,174 @@
+"""What both clients are before they wait for anything: address, settings, what is known of the server; a question's
+settings; a conversation. Everything that does not wait stands here, once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import httpx
+
+from ..errors import InvalidRequest
+from ..phi4.conversation import Conversation
+from ..phi4.request import Phi
+from ..server import DEFAULT_URL, Server
+from .http import Timeouts, client_options, endpoint, proxied, transport_options, usable_settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ..phi4.counting import Counter
+    from ..reply.rescue import Rescue
+    from ..wire.parameters import AskParameters
+
+HttpClient = TypeVar("HttpClient", httpx.Client, httpx.AsyncClient)
+Transport = TypeVar("Transport", httpx.BaseTransport, httpx.AsyncBaseTransport)
+
+
+class Connected(Generic[HttpClient, Transport]):
+    """One server, and the way to it.
+
+    `base_url` is its address; `token` the API token: without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read.
+    `http_client` is an httpx client of your own, which stays yours to close; or `transport` replaces the network. `lms`
+    is where LM Studio's command is, if it is not where it usually is. Raises InvalidRequest for what can't be.
+    """
+
+    _client_type: Callable[..., HttpClient]
+    _transport_type: Callable[..., Transport]
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        token: str | None = None,
+        *,
+        timeouts: Timeouts | None = None,
+        http_client: HttpClient | None = None,
+        transport: Transport | None = None,
+        lms: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if http_client is not None and transport is not None:
+            raise InvalidRequest("an http_client brings its own transport: give one of the two")
+        if timeouts is not None and not isinstance(timeouts, Timeouts):
+            raise InvalidRequest(f"timeouts is {timeouts!r}: it takes Timeouts(…), such as Timeouts(idle=60)")
+        if token is not None and not isinstance(token, str):
+            raise InvalidRequest(f"token is a {type(token).__name__}: it takes a text")
+        self._lms = lms
+        self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
+        self._state = Server(self._endpoint.url)
+        self._owned = http_client is None
+        self._http = self._made(transport) if http_client is None else http_client
+
+    def _made(self, transport: Transport | None) -> HttpClient:
+        url = self._endpoint.url
+        if transport is None and not proxied(url):
+            transport = self._transport_type(**transport_options(url))
+        with usable_settings():
+            return self._client_type(transport=transport, **client_options(url))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    @property
+    def _client(self) -> Self:
+        return self
+
+    @property
+    def url(self) -> str:
+        """The server's address, with no path of an API."""
+        return self._endpoint.url
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The time limits of its requests, in seconds."""
+        return self._endpoint.timeouts
+
+
+AnyClient = TypeVar("AnyClient", bound="Connected[Any, Any]")
+
+
+class Asking(Generic[AnyClient]):
+    """Phi-4-reasoning-plus: its system prompt and its sampling with every request, its thought apart from its solution.
+
+    `client` is a client, or a server's address: then, and without any, the client is made here and closed with this.
+    Without a `model`, the server's own Phi-4-reasoning-plus is found, a loaded one first. `instructions` are appended
+    to the system prompt. `opener="assumed"` is for a server that swallows every `<think>`; `closer="first"` lets the
+    first closing tag count instead of the last. `system="omit"` leaves the system message out, for a template that
+    puts in the model's prompt itself; `"auto"` finds out with `probe`. `reserve` is tokens kept free for the reply,
+    beside a history; `counter` counts tokens in the server's stead; `context_length` is tokens, for a server that does
+    not tell them. `window` says how a history that no longer fits is shortened: seldom and by much (`"steady"`, which
+    keeps the server's prompt cache), or as little as can be (`"longest"`). Further parameters are those of every
+    request (see `AskParameters` and `Rescue`). Raises InvalidRequest for what can't be.
+    """
+
+    _client_type: type[AnyClient]
+
+    def __init__(
+        self,
+        client: AnyClient | str | None = None,
+        *,
+        model: str | None = None,
+        instructions: str | None = None,
+        opener: Literal["auto", "assumed"] = "auto",
+        closer: Literal["last", "first"] = "last",
+        system: Literal["send", "omit", "auto"] = "send",
+        reserve: int | None = None,
+        counter: Callable[[Sequence[Mapping[str, Any]]], int] | Counter | None = None,
+        context_length: int | None = None,
+        window: Literal["steady", "longest"] = "steady",
+        rescue: Rescue | None = None,
+        **parameters: Unpack[AskParameters],
+    ) -> None:
+        if not isinstance(client, self._client_type | str | None):
+            wanted = self._client_type.__name__
+            raise InvalidRequest(
+                f"{type(self).__name__} takes a client of its own kind, {wanted}, or an address: not {client!r}"
+            )
+        self._owned = client is None or isinstance(client, str)
+        self._client = client if isinstance(client, self._client_type) else self._client_type(client or DEFAULT_URL)
+        self._state = Phi(
+            self._client._state,
+            model=model,
+            instructions=instructions,
+            opener=opener,
+            closer=closer,
+            system=system,
+            reserve=reserve,
+            counter=counter,
+            context_length=context_length,
+            window=window,
+            rescue=rescue,
+            parameters=parameters,
+        )
+
+    def __repr__(self) -> str:
+        model = self._state.model
+        return f"{type(self).__name__}({self._client.url!r}{f', model={model!r}' if model else ''})"
+
+    @property
+    def client(self) -> AnyClient:
+        """The client that asks."""
+        return self._client
+
+
+class Talking(Generic[AnyClient]):
+    """A conversation with Phi-4-reasoning-plus; `Phi4.chat` makes it.
+
+    `history` is all of it, also what no longer fits: `reply.dropped` says what was not sent.
+    """
+
+    def __init__(self, client: AnyClient, conversation: Conversation) -> None:
+        self._client = client
+        self._state = conversation
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self._state.history)} messages, {self._client.url}>"
+
+    @property
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        """Messages with role and content, oldest first."""
+        return tuple(self._state.history)
+
+    def clear(self) -> None:
+        """Forget the history."""
+        self._state.clear()

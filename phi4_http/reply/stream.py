@@ -1,0 +1,326 @@
+"""One reply from the question to its end: the flow that both clients drive.
+
+    enter ──> prepared ──Open──> head ──no stream──> refused
+                  ▲                └──> events: Read, Read, … ──> close
+                  └──fitted── the prompt does not fit (once)   └──thought to be ended──Open──> events: Read, Read, …
+
+`Replying` is the state of one reply. What it needs to know of models and histories it asks a `Question`, which the
+layer above makes. `events` yields steps and, between them, lists of events: a client does the one and hands on the
+other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ..errors import ContextOverflow, InvalidRequest, Phi4Error
+from ..events import Event, Reply
+from ..flow import Answer, Channel, Close, Flow, Http, Open, Read, ReadAll, Step
+from ..wire.bodies import streamed
+from ..wire.refusals import refusal
+from .decoder import ReplyDecoder
+from .rescue import Rescue
+
+STREAM_TYPE = "text/event-stream"
+
+
+class Request(NamedTuple):
+    """A request that is ready to go out, and how its reply is to be read."""
+
+    path: str
+    body: Mapping[str, Any]
+    opener: Literal["auto", "assumed"] = "auto"
+    closer: Literal["last", "first"] = "last"
+    rescue: Rescue = Rescue()
+    expects_thought: bool = False
+    dropped: tuple[Mapping[str, Any], ...] = ()
+    """Messages of the history that are not sent."""
+
+
+class RawPrompt(NamedTuple):
+    """A prompt for `/v1/completions` that equals a chat's. `template` is the name of what makes it."""
+
+    text: str
+    template: str
+    tokens: int | None = None
+    requests: int = 0
+    """Requests of one token that finding out took."""
+
+
+class Question(Protocol):
+    """What is asked, and what only the layer above knows of it."""
+
+    def prepared(self) -> Flow[Request]:
+        """The request to send."""
+        ...
+
+    def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
+        """The request to send instead of one whose prompt did not fit; None where nothing new was learned."""
+        ...
+
+    def raw_prompt(self, request: Request) -> Flow[RawPrompt]:
+        """The prompt that the server makes of the request. Raises CannotContinue."""
+        ...
+
+    def continued(self, request: Request, text: str) -> Request:
+        """The request that goes on after this text."""
+        ...
+
+    def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
+        """The tokens of the request's prompt, and the requests that counting them took."""
+        ...
+
+    def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
+        """The reply has ended, well or with this error."""
+        ...
+
+
+class Plain:
+    """A request as it is, for any model: no window, no rescue."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def prepared(self) -> Flow[Request]:
+        """The request."""
+        return self._request
+        yield
+
+    def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
+        """Nothing is left out of it."""
+        return None
+        yield
+
+    def raw_prompt(self, request: Request) -> Flow[RawPrompt]:
+        """It is never asked for: there is no rescue."""
+        raise NotImplementedError
+
+    def continued(self, request: Request, text: str) -> Request:
+        """As above."""
+        raise NotImplementedError
+
+    def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
+        """As above."""
+        raise NotImplementedError
+
+    def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
+        """Nobody keeps it."""
+
+
+class Replying:
+    """A reply that is asked for, comes, or has come. `url` is the server's address."""
+
+    def __init__(self, url: str, question: Question) -> None:
+        self._url = url
+        self._question = question
+        self._request: Request | None = None
+        self._decoder: ReplyDecoder | None = None
+        self._channel: Channel | None = None
+        self._entered = False
+        self._read = False
+        self.left = False
+        """Whether the block was left: no event comes any more."""
+
+    @property
+    def started(self) -> bool:
+        """Whether the request has gone out."""
+        return self._decoder is not None
+
+    @property
+    def result(self) -> Reply:
+        """The reply, once it has ended or the block was left. Raises InvalidRequest before that."""
+        if self._decoder is None or self._decoder.reply is None:
+            raise InvalidRequest(
+                "the reply has not ended yet: read it to its end, or leave the block, then ask for the result"
+            )
+        return self._decoder.reply
+
+    def partial(self) -> Reply:
+        """What has arrived by now, as a reply. Raises InvalidRequest before the request has gone out."""
+        if self._decoder is None:
+            raise InvalidRequest("nothing was asked yet: enter the block first")
+        return self._decoder.partial(time.monotonic())
+
+    @property
+    def over(self) -> bool:
+        """Whether its events were read to the end, or the block was left."""
+        return self.left or (self._read and self._decoder is not None and self._decoder.reply is not None)
+
+    def check_readable(self) -> None:
+        """Raises InvalidRequest where there are no events to come: before the block is entered, or when it is over."""
+        if self._channel is None:
+            raise InvalidRequest("nothing was asked yet: enter the block (`with … as reply`) before you iterate")
+        if self.over:
+            raise InvalidRequest("the events of a reply come once, and these are over: the reply is in `result`")
+
+    # The flows, in their order
+
+    def enter(self) -> Flow[None]:
+        """Ask, and wait for the head of the answer. Raises what is said there instead of a stream."""
+        if self._entered:
+            raise InvalidRequest("a stream is for one request, and this one was entered before: make another one")
+        self._entered = True
+        try:
+            self._request = yield from self._question.prepared()
+            try:
+                yield from self._open(self._request, self._begun(self._request))
+            except ContextOverflow as overflow:
+                yield from self._open_fitted(overflow)
+        except Phi4Error as error:
+            self._refused(error)
+            raise
+
+    def events(self) -> Generator[Step | list[Event], Any, None]:
+        """Steps, and lists of events between them. Raises how the reply failed, when its events are out."""
+        self.check_readable()
+        assert self._request is not None
+        assert self._decoder is not None
+        self._read = True
+        fault: Phi4Error | None = None
+        try:
+            yield from self._part()
+            overflow = self._decoder.error
+            if isinstance(overflow, ContextOverflow) and not self._decoder.partial(time.monotonic()).raw:
+                yield from self._again(overflow)
+            if self._decoder.wants_answer():
+                yield from self._answer(self._request, self._decoder)
+        except Phi4Error as error:
+            fault = error
+        yield self._decoder.close(time.monotonic(), fault)
+        if self._decoder.error is not None:
+            raise self._decoder.error
+
+    def leave(self) -> Flow[None]:
+        """The block is left: the reply has ended, or ends now, and the connection is closed."""
+        self.left = True
+        if self._decoder is not None:
+            self._decoder.cancel(time.monotonic())
+            self._told()
+        if self._channel is not None:
+            yield Close(self._channel)
+
+    # Their parts
+
+    def _begun(self, request: Request) -> ReplyDecoder:
+        decoder = ReplyDecoder(
+            started=time.monotonic(),
+            url=f"{self._url}{request.path}",
+            opener=request.opener,
+            closer=request.closer,
+            rescue=request.rescue,
+            expects_thought=request.expects_thought,
+        )
+        decoder.dropped = request.dropped
+        self._decoder = decoder
+        return decoder
+
+    def _open(self, request: Request, decoder: ReplyDecoder) -> Flow[None]:
+        """Send a request. Raises what the answer stands for where it is no stream."""
+        self._channel = channel = yield Open(Http("POST", request.path, streamed(request.body), slow=True))
+        decoder.request_id = channel.headers.get("x-request-id")
+        content_type = (channel.headers.get("content-type") or "").partition(";")[0].strip().lower()
+        if channel.status == 200 and content_type == STREAM_TYPE:
+            return
+        answer: Answer = yield ReadAll(channel)
+        if not self._read:  # a whole completion, perhaps: its text is not lost
+            decoder.feed(answer.body.decode("utf-8", "replace"), "message", time.monotonic())
+        raise refusal(
+            answer.body,
+            url=f"{self._url}{request.path}",
+            status=answer.status,
+            content_type=content_type or None,
+            model=request.body["model"],
+            wanted="a stream",
+        )
+
+    def _open_fitted(self, overflow: ContextOverflow) -> Flow[None]:
+        """Send, instead of what did not fit, what fits. Raises the overflow where nothing new was learned from it."""
+        assert self._request is not None
+        again = yield from self._question.fitted(self._request, overflow)
+        if again is None:
+            raise overflow
+        self._request = again
+        yield from self._open(again, self._begun(again))
+
+    def _again(self, overflow: ContextOverflow) -> Generator[Step | list[Event], Any, None]:
+        """The same, where a stream said so before any text."""
+        decoder = self._decoder
+        try:
+            yield from self._open_fitted(overflow)
+        except ContextOverflow as error:
+            if error is not overflow:
+                raise
+            self._decoder = decoder
+            return
+        yield from self._part()
+
+    def _part(self) -> Generator[Step | list[Event], Any, None]:
+        """The events of one response, up to its end or to where it is to be left."""
+        decoder, channel = self._decoder, self._channel
+        assert decoder is not None
+        assert channel is not None
+        feed, read, now = decoder.feed, Read(channel), time.monotonic
+        while (lines := (yield read)) is not None:
+            at = now()
+            events: list[Event] = []
+            for line in lines:
+                events += feed(line.data, line.event, at)
+                if decoder.done:
+                    break
+            if events:
+                yield events
+            if decoder.done:
+                break
+        yield Close(channel)
+
+    def _answer(self, request: Request, decoder: ReplyDecoder) -> Generator[Step | list[Event], Any, None]:
+        """The second part, over the raw prompt: the model goes on to its answer."""
+        prompt = yield from self._question.raw_prompt(request)
+        yield from self._open(self._question.continued(request, decoder.continued(prompt.text)), decoder)
+        yield decoder.answer(
+            time.monotonic(), template=prompt.template, prompt_tokens=prompt.tokens, requests=prompt.requests
+        )
+        yield from self._part()
+        if decoder.lacks_count:
+            tokens, requests = yield from self._question.counted(request)
+            decoder.note_count(tokens, requests)
+
+    def _refused(self, error: Phi4Error) -> None:
+        """The question was not answered by a stream: its reply is how, and what text there was."""
+        now = time.monotonic()
+        self._decoder = decoder = self._decoder or ReplyDecoder(started=now, url=self._url)
+        decoder.error = error
+        decoder.close(now)
+        self._told()
+
+    def _told(self) -> None:
+        """Whoever asked is told how it ended, once."""
+        if self._request is not None and self._decoder is not None:
+            question, self._question = self._question, Plain(self._request)
+            question.ended(self._request, self.result, self._decoder.error)
+
+
+def read(replying: Replying) -> Flow[Reply]:
+    """The whole reply. Raises what entering and reading a stream raise."""
+    yield from replying.enter()
+    events = replying.events()
+    try:
+        step = next(events)
+        while True:
+            if isinstance(step, list):
+                step = next(events)
+                continue
+            try:
+                result = yield step
+            except Phi4Error as error:
+                step = events.throw(error)
+            else:
+                step = events.send(result)
+    except StopIteration:
+        yield from replying.leave()
+        return replying.result
+    except Phi4Error:
+        yield from replying.leave()
+        raise
