@@ -1,12 +1,12 @@
-"""Operations of several steps, written once for both faces.
+"""Operations of several steps, written once for both clients.
 
 A flow is a generator: it yields a step, receives that step's result, and returns its value, the way
-`httpx.Auth.auth_flow` does. It does no I/O itself, so a test drives it by hand. `run` and `arun` are the two
-drivers; `perform` does one step. (Steps are named tuples: a frozen dataclass costs a millisecond at import.) An error of a step is thrown into the flow at its `yield`, where the flow may
-handle it.
+`httpx.Auth.auth_flow` does. It does no I/O itself, so a test drives it by hand. `run` and `arun` are the two drivers;
+`perform` does one step. An error of a step is thrown into the flow at its `yield`, where the flow may handle it.
 
 What comes whole is one step (`Http`, `Lms`); what comes bit by bit is opened, read and closed (`Open`, `Read`,
-`Close`). A flow's first parameter is the state of the class that it is bound to.
+`Close`). A flow's first parameter is the state of the class that it is bound to. Steps are named tuples: a frozen
+dataclass takes a millisecond to make when it is imported, and there are many.
 """
 
 from __future__ import annotations

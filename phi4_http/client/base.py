@@ -31,7 +31,8 @@ class Connected(Generic[HttpClient, Transport]):
 
     `base_url` is its address; `token` the API token: without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read.
     `http_client` is an httpx client of your own, which stays yours to close; or `transport` replaces the network. `lms`
-    is where LM Studio's command is, if it is not where it usually is. Raises InvalidRequest for what can't be.
+    is where LM Studio's command is, if it is not where it usually is. Use it as a context manager, or call `close`; it
+    may be shared by threads. Raises InvalidRequest for what can't be.
     """
 
     _client_type: Callable[..., HttpClient]

@@ -3,11 +3,12 @@
     class LMStudio(Connected):                     class AsyncLMStudio(AsyncConnected):
         models: Final = blocking(api.models)           models: Final = awaited(api.models)
 
-A binding hands the state of its object (`_state`) to the flow as its first parameter and takes that out of the signature;
-`making` binds what makes the state of an object: a reply that is to be read, a conversation. `Module` stands for a module of flows that is imported
-when one of them is first used. `inspect.signature`, `help` and `typing.get_type_hints` show the real parameters, those
-of a TypedDict each by its name, and the real return type; type checkers see them through a ParamSpec. All of that is
-worked out when somebody asks for it.
+A binding hands the state of its object (`_state`) to the flow as its first parameter and takes that out of the
+signature. `making` binds what makes the state of another object: a reply that is to be read, a conversation. `Module`
+stands for a module of flows that is imported when one of them is first used.
+
+`inspect.signature`, `help` and `typing.get_type_hints` show the real parameters, those of a TypedDict each by its name,
+and the real return type, worked out when somebody asks; type checkers see them through a ParamSpec.
 """
 
 from __future__ import annotations

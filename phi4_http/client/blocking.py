@@ -31,9 +31,7 @@ T = TypeVar("T")
 
 
 class LMStudio(Connected[httpx.Client, httpx.BaseTransport]):
-    __doc__ = (
-        f"{Connected.__doc__}\n    Use it as a context manager, or call `close`; it may be shared by threads.\n    "
-    )
+    __doc__ = Connected.__doc__
 
     _client_type = httpx.Client
     _transport_type = httpx.HTTPTransport

@@ -76,9 +76,8 @@ class EventReader:
 class _Whole:
     """Text as a response of httpx, as far as httpx-sse looks at one."""
 
-    headers = {"content-type": "text/event-stream"}
-
     def __init__(self, text: str) -> None:
+        self.headers = {"content-type": "text/event-stream"}
         self._text = text
 
     def iter_text(self) -> Iterator[str]:

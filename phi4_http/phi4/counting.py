@@ -116,23 +116,12 @@ class Vllm:
 
 
 _NOT_OF_THE_PROMPT = frozenset(
-    [
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repeat_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "logit_bias",
-        "seed",
-        "stop",
-        "stream",
-        "stream_options",
-    ]
+    {
+        *("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stream", "stream_options"),
+        *("repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "draft_model"),
+    }
 )
-"""Fields of a request that no template sees. Any other may change the prompt, so it goes along when that is counted."""
+"""Fields of a request that no template sees. Any other may change the prompt, and goes along when that is counted."""
 
 
 def _of_the_prompt(fields: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -302,11 +302,13 @@ class Turn:
             opener="assumed" if talk.opener_swallowed else phi.opener,
             closer=phi.closer,
             rescue=self._rescue,
-            expects_thought=messages[0]["role"] == "system"
-            and not talk.noted
-            and "response_format" not in self._fields,
+            expects_thought=self._expects_thought(messages),
             dropped=window.dropped,
         )
+
+    def _expects_thought(self, messages: Sequence[Message]) -> bool:
+        """Whether a reply without a thought is worth a remark: once, and not where none is possible."""
+        return messages[0]["role"] == "system" and not self._talk.noted and "response_format" not in self._fields
 
     def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
         """What the overflow tells of the context is kept; then what fits is sent instead."""
