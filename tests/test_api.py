@@ -64,7 +64,7 @@ def test_the_native_list_tells_the_state(face: Face) -> None:
 def test_the_list_of_names_tells_no_state(face: Face) -> None:
     """From /v1 there are names, and the state is unknown, not guessed."""
     with face.studio(lm_studio()) as client:
-        models = face.wait(client.models("v1"))
+        models = face.wait(client.models("openai"))
     assert [model.id for model in models] == [PHI, QWEN, EMBEDDER]
     assert {(model.state, model.loaded, model.loaded_context_length) for model in models} == {(None, None, None)}
 
@@ -102,10 +102,10 @@ def test_a_web_page_in_the_place_of_the_native_api_is_as_good_as_none(face: Face
 
 
 def test_an_api_that_was_asked_for_is_not_exchanged_for_another(face: Face) -> None:
-    """`models("v0")` of a server without it is an error."""
+    """`models("native")` of a server without it is an error."""
     server = llama_cpp()
     with face.studio(server) as client, pytest.raises(NotLMStudio):
-        face.wait(client.models("v0"))
+        face.wait(client.models("native"))
     assert server.paths == ["GET /api/v0/models"]
 
 
@@ -138,7 +138,7 @@ def test_a_server_that_lists_nothing_has_no_models(face: Face) -> None:
 def test_a_list_that_is_none_is_not_lm_studio(face: Face, body: Any) -> None:
     """The error says what can't be read."""
     with face.studio(Recording({"/v1/models": body})) as client, pytest.raises(NotLMStudio, match="can't be read"):
-        face.wait(client.models("v1"))
+        face.wait(client.models("openai"))
 
 
 # --- one model --------------------------------------------------------------------------------------------------------
@@ -231,12 +231,12 @@ def test_an_id_that_is_none_is_refused(face: Face, id: Any) -> None:
 def test_a_chat_in_one_piece(face: Face) -> None:
     """Both APIs answer it; the native one adds its figures."""
     server = Recording(
-        {path("v0", "chat/completions"): recorded("v0-chat"), "/v1/chat/completions": recorded("v1-chat")}
+        {path("native", "chat/completions"): recorded("v0-chat"), "/v1/chat/completions": recorded("v1-chat")}
     )
     with face.studio(server) as client:
-        native = face.wait(client.chat(PHI, MESSAGES, api="v0", temperature=0.5, extra={"x": 1}))
+        native = face.wait(client.chat_completion(PHI, MESSAGES, api="native", temperature=0.5, extra={"x": 1}))
         assert server.body == {"model": PHI, "messages": list(MESSAGES), "temperature": 0.5, "x": 1}
-        other = face.wait(client.chat(PHI, MESSAGES))
+        other = face.wait(client.chat_completion(PHI, MESSAGES))
     assert native.choices[0].message.content == other.choices[0].message.content
     assert native.stats == ServerStats(26.998962, 0.8, 0.963, "eosFound")
     assert other.stats is None
@@ -245,25 +245,25 @@ def test_a_chat_in_one_piece(face: Face) -> None:
 def test_a_completion_in_one_piece(face: Face) -> None:
     """A raw prompt, on both APIs."""
     server = Recording(
-        {path("v0", "completions"): recorded("v0-completion"), "/v1/completions": recorded("v1-completion")}
+        {path("native", "completions"): recorded("v0-completion"), "/v1/completions": recorded("v1-completion")}
     )
     with face.studio(server) as client:
-        native = face.wait(client.complete(PHI, "7 × 8 =", api="v0", max_tokens=5))
+        native = face.wait(client.completion(PHI, "7 × 8 =", api="native", max_tokens=5))
         assert server.body == {"model": PHI, "prompt": "7 × 8 =", "max_tokens": 5}
-        other = face.wait(client.complete(PHI, "7 × 8 ="))
+        other = face.wait(client.completion(PHI, "7 × 8 ="))
     assert native.choices[0].text == other.choices[0].text == "<think>7 × 8 = 56.</think>7 × 8 = **56**."
     assert native.runtime is not None
     assert other.runtime is None
 
 
-@pytest.mark.parametrize("api", ["v0", "v1"])
-def test_embeddings(face: Face, api: str) -> None:
+@pytest.mark.parametrize(("api", "version"), [("native", "v0"), ("openai", "v1")])
+def test_embeddings(face: Face, api: str, version: str) -> None:
     """One text or several, and any further field."""
-    server = Recording({f"{'/api/v0' if api == 'v0' else '/v1'}/embeddings": recorded(f"{api}-embeddings")})
+    server = Recording({f"{'/api/v0' if api == 'native' else '/v1'}/embeddings": recorded(f"{version}-embeddings")})
     with face.studio(server) as client:
-        one = face.wait(client.embed(EMBEDDER, "a", api=api))
+        one = face.wait(client.embeddings(EMBEDDER, "a", api=api))
         assert server.body == {"model": EMBEDDER, "input": "a"}
-        face.wait(client.embed(EMBEDDER, ("a", "b"), api=api, extra={"encoding_format": "float"}))
+        face.wait(client.embeddings(EMBEDDER, ("a", "b"), api=api, extra={"encoding_format": "float"}))
         assert server.body == {"model": EMBEDDER, "input": ["a", "b"], "encoding_format": "float"}
     assert (len(one.vectors), len(one.vectors[0]), one.model) == (1, 4, EMBEDDER)
 
@@ -273,7 +273,7 @@ def test_nothing_to_embed_is_refused(face: Face, texts: Any) -> None:
     """Empty texts have no vector; nothing is sent."""
     server = Recording()
     with face.studio(server) as client, pytest.raises(InvalidRequest):
-        face.wait(client.embed(EMBEDDER, texts))
+        face.wait(client.embeddings(EMBEDDER, texts))
     assert server.requests == []
 
 
@@ -284,12 +284,12 @@ def test_every_shipped_plain_answer_is_read_over_real_http(face: Face) -> None:
     match = Match(body=False)
     with ReplayServer(exchanges, playback=AT_ONCE, match=match) as server, face.studio(server.url) as client:
         face.wait(client.models())
-        face.wait(client.models("v1"))
+        face.wait(client.models("openai"))
         face.wait(client.model(PHI))
-        for api in ("v0", "v1"):
-            assert face.wait(client.chat(PHI, MESSAGES, api=api)).choices[0].finish_reason == "stop"
-            assert face.wait(client.complete(PHI, "x", api=api)).choices[0].finish_reason == "stop"
-            assert face.wait(client.embed(EMBEDDER, "x", api=api)).vectors
+        for api in ("native", "openai"):
+            assert face.wait(client.chat_completion(PHI, MESSAGES, api=api)).choices[0].finish_reason == "stop"
+            assert face.wait(client.completion(PHI, "x", api=api)).choices[0].finish_reason == "stop"
+            assert face.wait(client.embeddings(EMBEDDER, "x", api=api)).vectors
         assert server.unused == ()
 
 
@@ -302,12 +302,12 @@ def test_a_method_of_a_server_without_it_is_not_lm_studio(face: Face) -> None:
 
 
 @pytest.mark.parametrize("api", ["v2", "", None, "/v1"])
-@pytest.mark.parametrize("call", ["chat", "complete", "embed", "stream_chat", "stream_complete"])
+@pytest.mark.parametrize("call", ["chat", "complete", "embed", "stream_chat_completion", "stream_completion"])
 def test_an_api_that_there_is_not_is_refused(face: Face, call: str, api: Any) -> None:
     """v0 or v1; nothing is sent."""
     server = Recording()
     argument: Any = MESSAGES if call.endswith("chat") else "x"
-    with face.studio(server) as client, pytest.raises(InvalidRequest, match="v0"):
+    with face.studio(server) as client, pytest.raises(InvalidRequest, match="native"):
         face.wait(getattr(client, call)(PHI, argument, api=api))
     assert server.requests == []
 
@@ -326,7 +326,7 @@ def test_messages_that_are_none_are_refused(face: Face, messages: Any) -> None:
     """A list of mappings, and not an empty one."""
     server = Recording()
     with face.studio(server) as client:
-        for call in (client.chat, client.stream_chat):
+        for call in (client.chat, client.stream_chat_completion):
             with pytest.raises(InvalidRequest, match="messages"):
                 face.wait(call(PHI, messages))
     assert server.requests == []
@@ -336,7 +336,7 @@ def test_messages_of_any_iterable_are_all_sent(face: Face) -> None:
     """A generator is read once, and nothing of it is lost."""
     server = Recording({"/v1/chat/completions": recorded("v1-chat")})
     with face.studio(server) as client:
-        face.wait(client.chat(PHI, iter(MESSAGES)))
+        face.wait(client.chat_completion(PHI, iter(MESSAGES)))
     assert server.body["messages"] == list(MESSAGES)
 
 
@@ -423,8 +423,9 @@ def test_the_model_of_a_call_comes_before_that_of_phi(face: Face) -> None:
 def test_the_lookup_is_a_flow_that_needs_no_http() -> None:
     """It can be driven by hand: one step out, one answer in, and the name."""
     from phi4_http.flow import Answer, Http
+    from phi4_http.server import Server
 
-    flow = phi4_model()
+    flow = phi4_model(Server("http://x"))
     assert next(flow) == Http("GET", "/api/v0/models")
     with pytest.raises(StopIteration) as end:
         flow.send(Answer("http://x/api/v0/models", 200, {}, EXCHANGES["v0-models"].body))

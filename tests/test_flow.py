@@ -187,7 +187,7 @@ def test_a_client_performs_a_request_and_hands_over_the_whole_answer(face: Face)
     """Any status is an answer; header names are in lower case."""
     server = Recording({"/x": (418, {"a": 1})})
     with face.studio(server) as client:
-        answer = face.wait(client.perform(Http("POST", "/x", {"b": 2})))
+        answer = face.wait(client._perform(Http("POST", "/x", {"b": 2})))
     assert (answer.status, answer.json(), answer.url) == (418, {"a": 1}, "http://127.0.0.1:1234/x")
     assert answer.headers["content-type"] == "application/json"
     assert server.body == {"b": 2}
@@ -198,21 +198,21 @@ def test_a_step_may_have_a_time_limit_of_its_own(face: Face) -> None:
     """It goes before the client's."""
     server = Recording()
     with face.studio(server) as client:
-        face.wait(client.perform(Http("GET", "/x", timeout=7.0)))
-        face.wait(client.perform(Http("GET", "/x", timeout=8.0, slow=True)))
+        face.wait(client._perform(Http("GET", "/x", timeout=7.0)))
+        face.wait(client._perform(Http("GET", "/x", timeout=8.0, slow=True)))
     assert [request.extensions["timeout"]["read"] for request in server.requests] == [7.0, 8.0]
 
 
 def test_a_client_sleeps(face: Face) -> None:
     """A sleep has no result."""
     with face.studio(Recording()) as client:
-        assert face.wait(client.perform(Sleep(0.0))) is None
+        assert face.wait(client._perform(Sleep(0.0))) is None
 
 
 def test_a_client_refuses_what_is_no_step_of_its_own(face: Face) -> None:
     """A bug of a flow is not sent anywhere."""
     with face.studio(Recording()) as client, pytest.raises(TypeError, match="not a step"):
-        face.wait(client.perform("GET /x"))
+        face.wait(client._perform("GET /x"))
 
 
 def test_a_client_runs_a_flow_of_ones_own(face: Face) -> None:
@@ -224,4 +224,4 @@ def test_a_client_runs_a_flow_of_ones_own(face: Face) -> None:
         return int(first.status + second.status)
 
     with face.studio(Recording({"/b": (404, {})})) as client:
-        assert face.wait(client.run(flow())) == 604
+        assert face.wait(client._run(flow())) == 604

@@ -99,7 +99,7 @@ def bare(url: str) -> int:
 def ours(url: str) -> int:
     """The blocking face."""
     count = 0
-    with LMStudio(url) as client, client.stream_chat(_MODEL, _MESSAGES) as reply:
+    with LMStudio(url) as client, client.stream_chat_completion(_MODEL, _MESSAGES) as reply:
         for _ in reply:
             count += 1
     return len(reply.result.raw)
@@ -119,7 +119,7 @@ async def _bare_async(url: str) -> int:
 
 
 async def _ours_async(url: str) -> int:
-    async with AsyncLMStudio(url) as client, client.stream_chat(_MODEL, _MESSAGES) as reply:
+    async with AsyncLMStudio(url) as client, client.stream_chat_completion(_MODEL, _MESSAGES) as reply:
         async for _ in reply:
             pass
     return len(reply.result.raw)

@@ -61,7 +61,7 @@ def test_events_come_before_the_reply_has_ended(face: Face) -> None:
             connection.sendall(framed(rest) + b"0\r\n\r\n")
 
     with RawServer(script) as server, face.studio(server.url) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         with face.entered(stream) as reply:
             events = face.events(reply)
             assert next(events) == Thinking("first")
@@ -74,7 +74,7 @@ def test_events_come_before_the_reply_has_ended(face: Face) -> None:
 def test_a_stream_can_be_iterated_in_several_goes(face: Face) -> None:
     """A second loop goes on where the first one stopped; after the end there is nothing more."""
     with face.studio(playing(GOOD)) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         with face.entered(stream) as reply:
             first = next(face.events(reply))
             rest = list(face.events(reply))
@@ -85,7 +85,7 @@ def test_a_stream_can_be_iterated_in_several_goes(face: Face) -> None:
 
 def test_read_goes_on_from_where_an_iteration_stopped(face: Face) -> None:
     """`read` gives the whole reply, whoever has heard the first events."""
-    with face.studio(playing(GOOD)) as client, face.entered(client.stream_chat("phi", MESSAGES)) as reply:
+    with face.studio(playing(GOOD)) as client, face.entered(client.stream_chat_completion("phi", MESSAGES)) as reply:
         next(face.events(reply))
         whole_reply = face.wait(reply.read())
         assert whole_reply is reply.result
@@ -94,7 +94,7 @@ def test_read_goes_on_from_where_an_iteration_stopped(face: Face) -> None:
 
 def test_the_result_is_there_as_soon_as_the_last_event_is(face: Face) -> None:
     """It need not wait for the end of the block."""
-    with face.studio(playing(GOOD)) as client, face.entered(client.stream_chat("phi", MESSAGES)) as reply:
+    with face.studio(playing(GOOD)) as client, face.entered(client.stream_chat_completion("phi", MESSAGES)) as reply:
         last = list(face.events(reply))[-1]
         assert isinstance(last, Finished)
         assert reply.result is last.reply
@@ -104,7 +104,7 @@ def test_the_request_id_is_on_the_reply(face: Face) -> None:
     """The header of the answer, where the server sends one."""
     headers = (("content-type", "text/event-stream"), ("x-request-id", "r-7"))
     with face.studio(playing(GOOD, headers=headers)) as client:
-        assert face.read(client.stream_chat("phi", MESSAGES)).reply.request_id == "r-7"
+        assert face.read(client.stream_chat_completion("phi", MESSAGES)).reply.request_id == "r-7"
 
 
 # --- outside the block ------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_nothing_is_sent_before_the_block_is_entered(face: Face) -> None:
     """A stream that was made and not used asks nothing."""
     server = Recording({"/v1/chat/completions": GOOD})
     with face.studio(server) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         assert not stream.started
         assert server.requests == []
         face.read(stream)
@@ -125,7 +125,7 @@ def test_nothing_is_sent_before_the_block_is_entered(face: Face) -> None:
 def test_what_needs_the_block_says_so_outside_of_it(face: Face) -> None:
     """Iterating, reading, the result and what has arrived: each is an invalid request before the block."""
     with face.studio(playing(GOOD)) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         with pytest.raises(InvalidRequest, match="enter the block"):
             next(face.events(stream))
         with pytest.raises(InvalidRequest, match="enter the block"):
@@ -138,7 +138,7 @@ def test_what_needs_the_block_says_so_outside_of_it(face: Face) -> None:
 
 def test_the_result_of_a_reply_that_still_runs_is_refused(face: Face) -> None:
     """Half a reply is never taken for a whole one."""
-    with face.studio(playing(GOOD)) as client, face.entered(client.stream_chat("phi", MESSAGES)) as reply:
+    with face.studio(playing(GOOD)) as client, face.entered(client.stream_chat_completion("phi", MESSAGES)) as reply:
         next(face.events(reply))
         with pytest.raises(InvalidRequest, match="not ended"):
             reply.result  # noqa: B018  # that it raises is the claim
@@ -148,7 +148,7 @@ def test_a_stream_is_for_one_request(face: Face) -> None:
     """Entering the block a second time is an invalid request, and nothing is sent."""
     server = Recording({"/v1/chat/completions": GOOD})
     with face.studio(server) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         face.read(stream)
         with pytest.raises(InvalidRequest), face.entered(stream):
             pass
@@ -158,7 +158,7 @@ def test_a_stream_is_for_one_request(face: Face) -> None:
 def test_a_reply_that_could_not_begin_has_a_result_all_the_same(face: Face, unused_port: int) -> None:
     """Where entering failed, `partial` is empty and says how it ended."""
     with face.studio(f"http://127.0.0.1:{unused_port}") as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         error = face.read(stream).error
     assert isinstance(error, ServerUnreachable)
     assert (stream.partial().raw, stream.partial().thought) == ("", None)
@@ -182,7 +182,7 @@ class Endless(RawServer):
 def test_leaving_the_block_closes_the_connection(face: Face) -> None:
     """That is how a generation is stopped: the server sees it at once."""
     with Endless() as server, face.studio(server.url) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         with face.entered(stream) as reply:
             next(face.events(reply))
             assert not server.left.is_set()
@@ -194,7 +194,7 @@ def test_leaving_the_block_closes_the_connection(face: Face) -> None:
 def test_leaving_by_an_exception_closes_the_connection_and_lets_it_through(face: Face) -> None:
     """Whatever ends the block, the model is stopped."""
     with Endless() as server, face.studio(server.url) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         with pytest.raises(ZeroDivisionError), face.entered(stream) as reply:  # noqa: PT012  # the block is the point
             next(face.events(reply))
             raise ZeroDivisionError
@@ -205,7 +205,7 @@ def test_leaving_by_an_exception_closes_the_connection_and_lets_it_through(face:
 def test_leaving_without_having_read_closes_the_connection(face: Face) -> None:
     """Entering alone is enough to have something to close."""
     with Endless() as server, face.studio(server.url) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         with face.entered(stream):
             pass
         assert server.left.wait(GUARD)
@@ -220,7 +220,7 @@ def test_a_recorded_server_is_told_when_its_client_leaves(face: Face) -> None:
         ReplayServer([CHATS["stalled"]], playback=AT_ONCE, match=Match(body=False), report=served.put) as server,
         face.studio(server.url) as client,
     ):
-        with face.entered(client.stream_chat("phi", MESSAGES)) as reply:
+        with face.entered(client.stream_chat_completion("phi", MESSAGES)) as reply:
             next(face.events(reply))
             assert served.empty()
         told = served.get(timeout=GUARD)
@@ -230,7 +230,7 @@ def test_a_recorded_server_is_told_when_its_client_leaves(face: Face) -> None:
 def test_after_leaving_nothing_more_comes_and_the_result_stays(face: Face) -> None:
     """A loop over a stream that was left finds nothing new, and changes nothing."""
     with Endless() as server, face.studio(server.url) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         with face.entered(stream) as reply:
             next(face.events(reply))
         before = stream.result
@@ -241,7 +241,7 @@ def test_after_leaving_nothing_more_comes_and_the_result_stays(face: Face) -> No
 def test_a_failed_stream_keeps_its_reply(face: Face) -> None:
     """What the error carries is the stream's result, too."""
     with face.studio(playing(sse(delta("<think>a</think>b"), done=False))) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         error = face.read(stream).error
     assert isinstance(error, StreamCut)
     assert stream.result.outcome is Outcome.CUT
@@ -279,7 +279,7 @@ def test_a_time_limit_of_asyncio_stops_a_reply_and_keeps_what_came() -> None:
 
     async def main() -> None:
         async with AsyncLMStudio(server.url) as client:
-            stream = client.stream_chat("phi", MESSAGES)
+            stream = client.stream_chat_completion("phi", MESSAGES)
 
             async def follow() -> None:
                 async with stream as reply:
@@ -300,7 +300,7 @@ def test_a_break_out_of_an_async_loop_leaves_nothing_running() -> None:
     """After the block, no task and no generator of it is left."""
 
     async def main() -> int:
-        async with AsyncLMStudio(server.url) as client, client.stream_chat("phi", MESSAGES) as reply:
+        async with AsyncLMStudio(server.url) as client, client.stream_chat_completion("phi", MESSAGES) as reply:
             async for _ in reply:
                 break
         return len(asyncio.all_tasks()) - 1
@@ -427,9 +427,9 @@ def test_a_chat_of_the_client_has_no_sampling_of_its_own(face: Face) -> None:
     """`LMStudio` is for any model: what is not given is the server's to choose."""
     server = Recording({"/v1/chat/completions": GOOD, "/v1/completions": GOOD})
     with face.studio(server) as client:
-        face.read(client.stream_chat("qwen", MESSAGES))
+        face.read(client.stream_chat_completion("qwen", MESSAGES))
         assert set(server.body) == {"model", "messages", "stream", "stream_options"}
-        face.read(client.stream_complete("qwen", "x", max_tokens=5))
+        face.read(client.stream_completion("qwen", "x", max_tokens=5))
         assert set(server.body) == {"model", "prompt", "max_tokens", "stream", "stream_options"}
 
 
@@ -437,7 +437,7 @@ def test_a_request_for_a_stream_asks_for_one_in_its_headers(face: Face) -> None:
     """Event stream, not compressed, not from a cache; no trace of another client's name."""
     server = Recording({"/v1/chat/completions": GOOD})
     with face.studio(server) as client:
-        face.read(client.stream_chat("phi", MESSAGES))
+        face.read(client.stream_chat_completion("phi", MESSAGES))
     headers = server.requests[0].headers
     assert headers["accept"] == "text/event-stream"
     assert headers["accept-encoding"] == "identity"
@@ -508,7 +508,7 @@ def test_a_setting_of_the_splitter_that_can_t_be_is_refused_before_anything_is_s
     with face.studio(server) as client:
         with pytest.raises(InvalidRequest):
             face.wait(face.Phi4(client, model="m", **setting).ask("x"))
-        with pytest.raises(InvalidRequest), face.entered(client.stream_chat("m", MESSAGES, **setting)):
+        with pytest.raises(InvalidRequest), face.entered(client.stream_chat_completion("m", MESSAGES, **setting)):
             pass
     assert server.requests == []
 
@@ -532,4 +532,4 @@ def test_an_unstreamed_answer_in_pieces_is_put_together(face: Face) -> None:
         return True
 
     with RawServer(script) as server, face.studio(server.url) as client:
-        assert [model.id for model in face.wait(client.models("v1"))] == ["x"]
+        assert [model.id for model in face.wait(client.models("openai"))] == ["x"]

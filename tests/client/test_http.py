@@ -31,7 +31,8 @@ from support import (
 )
 
 from phi4_http import AuthError, InvalidRequest, LMStudio, ServerUnreachable, StreamCut, Timeouts
-from phi4_http.client.http import DEFAULT_URL, client_options, endpoint, is_loopback, proxied, translated
+from phi4_http.client.http import client_options, endpoint, proxied, translated
+from phi4_http.server import DEFAULT_URL, is_loopback
 
 LIST = whole(b'{"object":"list","data":[]}')
 
@@ -108,7 +109,7 @@ def test_a_path_before_the_api_is_kept(face: Face) -> None:
     """A server behind a prefix is asked under that prefix."""
     server = Recording({"/lm/v1/models": {"data": []}})
     with face.closing(face.LMStudio("https://host.invalid/lm/v1", transport=server)) as client:
-        assert face.wait(client.models("v1")) == ()
+        assert face.wait(client.models("openai")) == ()
     assert server.paths == ["GET /lm/v1/models"]
 
 
@@ -126,7 +127,7 @@ SECRET = "lms-7f3a-secret"
 def sent_token(face: Face, **options: Any) -> str | None:
     server = Recording({"/v1/models": {"data": []}})
     with face.studio(server, **options) as client:
-        face.wait(client.models("v1"))
+        face.wait(client.models("openai"))
     token: str | None = server.requests[0].headers.get("authorization")
     return token
 
@@ -173,7 +174,7 @@ def test_the_token_is_in_no_repr_no_error_and_no_log(face: Face, caplog: pytest.
     refused = whole(b'{"error":{"message":"no","code":"invalid_api_key"}}').replace(b"200 OK", b"401 No")
     with RawServer(keeping(refused)) as server:
         with face.studio(server.url, token=SECRET) as client:
-            stream = client.stream_chat("phi", MESSAGES)
+            stream = client.stream_chat_completion("phi", MESSAGES)
             shown = [repr(client), repr(client._endpoint), repr(stream), str(vars(stream))]
             heard = face.read(stream)
             assert isinstance(heard.error, AuthError)
@@ -296,7 +297,7 @@ def test_one_connection_serves_one_request_after_the_other(face: Face) -> None:
     with listing() as server:
         with face.studio(server.url) as client:
             for _ in range(5):
-                assert face.wait(client.models("v1")) == ()
+                assert face.wait(client.models("openai")) == ()
         assert server.connections == 1
 
 
@@ -310,7 +311,7 @@ def test_nobody_waits_for_what_comes_after_done(face: Face) -> None:
     with RawServer(script) as server:
         with face.studio(server.url) as client:
             for _ in range(2):
-                assert face.read(client.stream_chat("phi", MESSAGES)).error is None
+                assert face.read(client.stream_chat_completion("phi", MESSAGES)).error is None
         assert server.connections == 2
 
 
@@ -327,7 +328,7 @@ def test_a_connection_that_the_server_has_ended_breaks_no_request(face: Face, en
 
     with RawServer(script) as server, face.studio(server.url) as client:
         for _ in range(3):
-            assert face.wait(client.models("v1")) == ()
+            assert face.wait(client.models("openai")) == ()
             assert closed.wait(GUARD)
             closed.clear()
         assert server.connections == 3
@@ -347,7 +348,7 @@ def test_a_client_of_ones_own_is_used_and_not_closed(face: Face) -> None:
     server = Recording({"/v1/models": {"data": []}})
     own = face.HttpClient(transport=server)
     with face.closing(face.LMStudio(http_client=own, token=SECRET)) as client:
-        face.wait(client.models("v1"))
+        face.wait(client.models("openai"))
     assert not own.is_closed
     assert server.requests[0].headers["authorization"] == f"Bearer {SECRET}"
     face.wait(own.aclose() if face.name == "async" else own.close())
@@ -386,21 +387,26 @@ def limits_of(face: Face, method: str, **options: Any) -> dict[str, Any]:
     server = Recording(
         {"/v1/models": {"data": []}, "/v1/chat/completions": {"choices": []}, "/v1/embeddings": {"data": []}}
     )
-    arguments = {"models": ("v1",), "chat": ("m", MESSAGES), "embed": ("m", "x"), "stream_chat": ("m", MESSAGES)}
+    arguments = {
+        "models": ("openai",),
+        "chat_completion": ("m", MESSAGES),
+        "embeddings": ("m", "x"),
+        "stream_chat_completion": ("m", MESSAGES),
+    }
     timeouts = Timeouts(connect=1.0, request=2.0, first_byte=3.0, idle=4.0)
-    if method == "stream_chat":
+    if method == "stream_chat_completion":
         server.answers["/v1/chat/completions"] = GOOD
     with face.studio(server, timeouts=timeouts, **options) as client:
         assert client.timeouts is timeouts
-        if method == "stream_chat":
-            face.read(client.stream_chat(*arguments[method]))
+        if method == "stream_chat_completion":
+            face.read(client.stream_chat_completion(*arguments[method]))
         else:
             face.wait(getattr(client, method)(*arguments[method]))
     found: dict[str, Any] = server.requests[0].extensions["timeout"]
     return found
 
 
-@pytest.mark.parametrize(("method", "read"), [("models", 2.0), ("chat", 3.0), ("embed", 3.0), ("stream_chat", 4.0)])
+@pytest.mark.parametrize(("method", "read"), [("models", 2.0), ("chat", 3.0), ("embed", 3.0), ("stream_chat_completion", 4.0)])
 def test_each_kind_of_request_has_its_time_limit(face: Face, method: str, read: float) -> None:
     """A list waits for `request`, a model's work for `first_byte`, a stream that runs for `idle`; none for the pool."""
     assert limits_of(face, method) == {"connect": 1.0, "read": read, "write": 2.0, "pool": None}
@@ -419,7 +425,7 @@ def test_a_connection_that_does_not_come_about_is_timed_out(face: Face) -> None:
                 queued.setblocking(False)
                 queued.connect_ex(address)
             with face.studio(f"http://127.0.0.1:{address[1]}", timeouts=replace(PATIENT, connect=0.2)) as client:
-                error = face.read(client.stream_chat("phi", MESSAGES)).error
+                error = face.read(client.stream_chat_completion("phi", MESSAGES)).error
         finally:
             for queued in waiting:
                 queued.close()
@@ -483,7 +489,7 @@ def test_a_body_that_can_t_be_unpacked_is_an_error_of_ours(face: Face) -> None:
         lambda request: httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
     )
     with face.studio(broken) as client, pytest.raises((ServerUnreachable, StreamCut)):
-        face.wait(client.models("v1"))
+        face.wait(client.models("openai"))
 
 
 def test_an_endpoint_shows_its_address_alone() -> None:
@@ -495,4 +501,4 @@ def test_an_answer_of_another_encoding_is_read_as_what_it_is(face: Face) -> None
     """JSON is UTF-8, whatever the header says of it."""
     body = '{"data": [{"id": "modèle"}]}'.encode()
     with face.studio(answering(body, content_type="application/json; charset=latin-1")) as client:
-        assert face.wait(client.models("v1"))[0].id == "modèle"
+        assert face.wait(client.models("openai"))[0].id == "modèle"

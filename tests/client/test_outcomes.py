@@ -130,7 +130,7 @@ def test_a_reply_agrees_with_a_plain_reading_of_the_recorded_bytes(face: Face, c
     """Raw text, thought and solution are what the recorded JSON says, read by the slow reading of the rules."""
     said, content, field = plain_text(CHATS[name])
     with face.studio(chat_server(), timeouts=limits(name)) as client:
-        reply = face.read(client.stream_chat(name, MESSAGES)).reply
+        reply = face.read(client.stream_chat_completion(name, MESSAGES)).reply
     assert reply.raw == content
     if not said:
         assert (reply.thought, reply.solution) == (None, "")
@@ -164,7 +164,7 @@ def json_or_none(text: str) -> Any:
 def test_the_synthetic_marker_is_in_the_recorded_bytes_and_not_in_the_reply(face: Face, chat_server: Address) -> None:
     """LM Studio's internal end marker reaches `raw` alone."""
     with face.studio(chat_server()) as client:
-        reply = face.read(client.stream_chat("synthetic-marker", MESSAGES)).reply
+        reply = face.read(client.stream_chat_completion("synthetic-marker", MESSAGES)).reply
     assert MARKER.search(reply.raw)
     assert not MARKER.search(f"{reply.thought}{reply.solution}")
 
@@ -176,7 +176,7 @@ def test_a_completion_is_read_as_a_chat_is(face: Face) -> None:
         ReplayServer([exchange], playback=AT_ONCE, match=Match(body=False)) as server,
         face.studio(server.url) as client,
     ):
-        reply = face.read(client.stream_complete("m", "What is 7 × 8?")).reply
+        reply = face.read(client.stream_completion("m", "What is 7 × 8?")).reply
     assert (reply.thought, reply.solution) == (say.SHORT_THOUGHT, say.SHORT_SOLUTION)
     assert str(reply.outcome) == "complete"
 
@@ -236,7 +236,7 @@ def test_the_figures_of_llama_cpp_are_kept(face: Face, chat_server: Address) -> 
 
 def outcome(face: Face, transport: httpx.MockTransport) -> Heard:
     with face.studio(transport) as client:
-        return face.read(client.stream_chat("phi", MESSAGES))
+        return face.read(client.stream_chat_completion("phi", MESSAGES))
 
 
 STARTED = delta("<think>a</think>b")
@@ -351,7 +351,7 @@ def test_an_answer_in_html_with_an_error_status_is_not_lm_studio(face: Face) -> 
 def test_a_refused_connection_is_unreachable(face: Face, unused_port: int) -> None:
     """Nobody listens: the error has the address, and it was no time limit."""
     with face.studio(f"http://127.0.0.1:{unused_port}") as client:
-        error = face.read(client.stream_chat("phi", MESSAGES)).error
+        error = face.read(client.stream_chat_completion("phi", MESSAGES)).error
     assert isinstance(error, ServerUnreachable)
     assert (error.url, error.timed_out) == (f"http://127.0.0.1:{unused_port}", False)
     assert "lms server start" in str(error)
@@ -360,7 +360,7 @@ def test_a_refused_connection_is_unreachable(face: Face, unused_port: int) -> No
 def test_a_name_that_does_not_exist_is_unreachable(face: Face) -> None:
     """A host that has no address is told as such."""
     with face.studio("http://no-such-host.invalid") as client:
-        error = face.read(client.stream_chat("phi", MESSAGES)).error
+        error = face.read(client.stream_chat_completion("phi", MESSAGES)).error
     assert isinstance(error, ServerUnreachable)
 
 
@@ -368,7 +368,7 @@ def test_the_first_byte_has_a_time_limit_of_its_own(face: Face) -> None:
     """A server that accepts and never answers ends the wait after `first_byte`, and the error says so."""
     with RawServer(lambda connection, request: await_leaving(connection)) as server:
         with face.studio(server.url, timeouts=replace(PATIENT, first_byte=0.2)) as client:
-            error = face.read(client.stream_chat("phi", MESSAGES)).error
+            error = face.read(client.stream_chat_completion("phi", MESSAGES)).error
         assert server.connections == 1
     assert isinstance(error, ServerUnreachable)
     assert error.timed_out
@@ -396,7 +396,7 @@ def test_headers_and_then_silence_end_after_the_idle_limit(face: Face) -> None:
         RawServer(script) as server,
         face.studio(server.url, timeouts=replace(PATIENT, idle=0.2)) as client,
     ):
-        heard = face.read(client.stream_chat("phi", MESSAGES))
+        heard = face.read(client.stream_chat_completion("phi", MESSAGES))
     assert isinstance(heard.error, ServerUnreachable)
     assert heard.error.timed_out
     assert (heard.reply.thought, heard.reply.solution) == (None, "")
@@ -410,7 +410,7 @@ def test_a_long_wait_for_the_first_byte_is_no_idleness(face: Face) -> None:
         connection.sendall(HEAD + framed(GOOD) + b"0\r\n\r\n")
 
     with RawServer(script) as server, face.studio(server.url, timeouts=replace(PATIENT, idle=0.1)) as client:
-        heard = face.read(client.stream_chat("phi", MESSAGES))
+        heard = face.read(client.stream_chat_completion("phi", MESSAGES))
     assert heard.error is None
 
 
@@ -423,7 +423,7 @@ def test_a_reset_before_the_headers_are_there_is_unreachable(face: Face, sent: b
         reset(connection)
 
     with RawServer(script) as server, face.studio(server.url) as client:
-        error = face.read(client.stream_chat("phi", MESSAGES)).error
+        error = face.read(client.stream_chat_completion("phi", MESSAGES)).error
     assert isinstance(error, ServerUnreachable)
     assert not error.timed_out
 
@@ -434,7 +434,7 @@ def test_what_is_not_http_is_unreachable_or_not_lm_studio(face: Face) -> None:
         RawServer(lambda connection, request: connection.sendall(b"220 mail.invalid ESMTP\r\n")) as server,
         face.studio(server.url) as client,
     ):
-        error = face.read(client.stream_chat("phi", MESSAGES)).error
+        error = face.read(client.stream_chat_completion("phi", MESSAGES)).error
     assert isinstance(error, (ServerUnreachable, NotLMStudio))
 
 
@@ -446,7 +446,7 @@ def test_one_byte_a_packet_is_read_like_any_other_stream(face: Face) -> None:
             connection.sendall(bytes([byte]))
 
     with RawServer(script) as server, face.studio(server.url) as client:
-        heard = face.read(client.stream_chat("phi", MESSAGES))
+        heard = face.read(client.stream_chat_completion("phi", MESSAGES))
     assert (heard.reply.thought, heard.reply.solution) == ("7 × 8", "56")
     check_events(heard)
 
@@ -459,7 +459,7 @@ def test_json_that_breaks_off_is_an_error_of_the_connection(face: Face) -> None:
         face.studio(server.url) as client,
         pytest.raises(Phi4Error),
     ):
-        face.wait(client.models("v1"))
+        face.wait(client.models("openai"))
 
 
 def test_the_path_of_a_chat_is_the_one_that_every_server_has(face: Face) -> None:
@@ -471,6 +471,6 @@ def test_the_path_of_a_chat_is_the_one_that_every_server_has(face: Face) -> None
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=GOOD)
 
     with face.studio(httpx.MockTransport(answer)) as client:
-        face.read(client.stream_chat("phi", MESSAGES))
-        face.read(client.stream_chat("phi", MESSAGES, api="v0"))
+        face.read(client.stream_chat_completion("phi", MESSAGES))
+        face.read(client.stream_chat_completion("phi", MESSAGES, api="native"))
     assert asked == [CHAT, "/api/v0/chat/completions"]

@@ -21,7 +21,8 @@ from phi4_http.lmstudio.config import (
     unmet,
     usable_ways,
 )
-from phi4_http.lmstudio.inventory import Site
+from phi4_http.lmstudio.inventory import lms_options, ways_of
+from phi4_http.server import Server
 from phi4_http.wire.listings import Instance, ModelInfo
 
 ORDER: tuple[Way, ...] = ("lms", "rest", "jit")
@@ -200,19 +201,20 @@ def test_an_instance_has_what_it_is_not_known_to_lack(
 )
 def test_a_remote_server_is_named_to_lms_where_it_can_be(url: str, local: bool, options: Any) -> None:
     """`lms --host` takes a bare name or IPv4 address, and speaks no https; there, `lms` is no way."""
-    site = Site(url, local)
-    assert site.lms_options == options
-    assert ("lms" in site.ways()) is (options is not None)
+    server = Server(url)
+    assert server.local is local
+    assert lms_options(server) == options
+    assert ("lms" in ways_of(server)) is (options is not None)
 
 
 def test_the_usual_order_depends_on_where_the_server_is() -> None:
     """`lms` first on this machine, REST first for another one."""
-    assert Site("http://127.0.0.1:1234", True).ways() == ("lms", "rest", "jit")
-    assert Site("http://box:1234", False).ways() == ("rest", "lms", "jit")
+    assert ways_of(Server("http://127.0.0.1:1234")) == ("lms", "rest", "jit")
+    assert ways_of(Server("http://box:1234")) == ("rest", "lms", "jit")
 
 
 @pytest.mark.parametrize("order", [["ftp"], [], ["lms", "REST"]])
 def test_unknown_ways_are_refused(order: Any) -> None:
     """A way that does not exist is not passed over in silence."""
     with pytest.raises(InvalidRequest, match="lms, rest, jit"):
-        Site("http://127.0.0.1:1234", True).ways(order)
+        ways_of(Server("http://127.0.0.1:1234"), order)

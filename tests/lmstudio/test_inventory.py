@@ -26,11 +26,12 @@ from phi4_http.flow import Answer, Completed, Flow, Http, Lms, Sleep, Step
 from phi4_http.flow import run as run_flow
 from phi4_http.lmstudio.cache import Limits, ModelCache
 from phi4_http.lmstudio.config import LoadConfig
-from phi4_http.lmstudio.inventory import Site, downloaded, listed
+from phi4_http.lmstudio.inventory import downloaded, listed
+from phi4_http.server import Server
 from phi4_http.lmstudio.lifecycle import estimate, load, unload_all
 from phi4_http.lmstudio.lms.server import server_status, server_stop
 
-HERE = Site("http://127.0.0.1:1234", local=True)
+HERE = Server("http://127.0.0.1:1234")
 KEY = "llama-3.2-1b-instruct"
 OTHER = "qwen2.5-7b-instruct"
 
@@ -156,7 +157,7 @@ def test_rest_alone_that_is_not_there_is_told() -> None:
 def test_lms_alone_that_cant_get_there_is_told() -> None:
     """`lms` speaks no https: as the only way it is refused."""
     with pytest.raises(InvalidRequest, match="bare host name"):
-        drive(load(Site("https://box", local=False), KEY, ways=["lms"]), Script())
+        drive(load(Server("https://box"), KEY, ways=["lms"]), Script())
 
 
 def test_an_error_that_is_no_absence_stops_the_search() -> None:

@@ -29,7 +29,7 @@ from phi4_http.errors import (
     UnsupportedSetting,
 )
 from phi4_http.lmstudio.config import LoadConfig
-from phi4_http.lmstudio.inventory import Site
+from phi4_http.server import Server
 from phi4_http.lmstudio.lifecycle import load
 
 LLAMA, QWEN, QWEN_1M, GPT = (
@@ -132,9 +132,10 @@ def test_the_order_of_ways_can_be_chosen(face: Face, world: World) -> None:
 
 def test_load_names_a_remote_server(world: World) -> None:
     """For another machine, `lms` is told host and port."""
-    site = Site(f"http://127.0.0.2:{world.port}", local=False)
+    server = Server(f"http://127.0.0.2:{world.port}")
+    server.local = False  # as if that address were another machine's
     with LMStudio(world.url, lms=world.lms) as client:
-        assert client.run(load(site, LLAMA, LoadConfig(gpu="off"))).identifier == LLAMA
+        assert client._run(load(server, LLAMA, LoadConfig(gpu="off"))).identifier == LLAMA
     for command in ("ls", "ps", "load"):
         assert all(call[-4:] == ["--host", "127.0.0.2", "--port", str(world.port)] for call in world.calls(command))
 

@@ -10,10 +10,10 @@ from lmstudio.faces import Face
 from lmstudio.world import World
 from phi4_http.errors import InvalidRequest, LmsFailed, LmsNotFound, ServerUnreachable
 from phi4_http.flow import Answer, Completed, Http, Lms
-from phi4_http.lmstudio.inventory import Site
+from phi4_http.server import Server
 from phi4_http.lmstudio.lms.server import ServerStatus, server_start, server_status, server_stop
 
-REMOTE = Site("http://box:1234", local=False)
+REMOTE = Server("http://box:1234")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_another_machines_server_is_out_of_reach() -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"lmstudio": false}'])
 def test_another_program_at_the_address_is_no_lm_studio(body: bytes) -> None:
     """What answers without LM Studio's greeting does not count; a server on another port, that `lms` knows, does."""
-    flow = server_status(Site("http://127.0.0.1:1234", local=True))
+    flow = server_status(Server("http://127.0.0.1:1234"))
     next(flow)
     step = flow.send(Answer("http://127.0.0.1:1234/lmstudio-greeting", 200, {}, body))
     assert isinstance(step, Lms)
@@ -128,7 +128,7 @@ def test_another_program_at_the_address_is_no_lm_studio(body: bytes) -> None:
 
 def test_a_status_that_cant_be_read_is_told() -> None:
     """JSON of another shape is an error, not a server that is off."""
-    flow = server_status(Site("https://localhost", local=True))
+    flow = server_status(Server("https://localhost"))
     next(flow)
     step = flow.throw(ServerUnreachable("https://localhost", "refused"))
     assert isinstance(step, Lms)

@@ -210,5 +210,5 @@ def test_a_chat_without_phi_sends_the_messages_as_they_are(face: Face) -> None:
     messages = [{"role": "assistant", "content": "<think>a</think>b"}, {"role": "user", "content": "c"}]
     before = copy.deepcopy(messages)
     with face.studio(server) as client:
-        face.read(client.stream_chat("phi", messages))
+        face.read(client.stream_chat_completion("phi", messages))
     assert server.body["messages"] == messages == before

@@ -457,7 +457,7 @@ def over_http(pieces: Sequence[bytes]) -> Heard:
     """What httpx, httpx-sse and the decoder make of a body in these pieces."""
     heard = Heard()
     with LMStudio(transport=playing(*pieces)) as client:
-        stream = client.stream_chat("phi", MESSAGES)
+        stream = client.stream_chat_completion("phi", MESSAGES)
         try:
             with stream as events:
                 heard.events.extend(events)

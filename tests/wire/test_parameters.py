@@ -135,7 +135,7 @@ def test_the_callers_arguments_are_left_alone() -> None:
     assert given == before
 
 
-@pytest.mark.parametrize("call", ["chat", "complete", "stream_chat", "stream_complete"])
+@pytest.mark.parametrize("call", ["chat", "complete", "stream_chat_completion", "stream_completion"])
 def test_nothing_is_sent_for_a_parameter_that_can_t_be(face: Face, call: str) -> None:
     """Every call that takes parameters refuses a wrong one before its request."""
     server = Recording()
