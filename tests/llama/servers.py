@@ -44,13 +44,15 @@ def kinds() -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(kind: str, model: Path, log: Path, *, reasoning: str = "none") -> Iterator[Server]:
+def serving(
+    kind: str, model: Path, log: Path, *, reasoning: str = "none", template: str | None = None
+) -> Iterator[Server]:
     """A server with this model, its output in `log`; it is ended after the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with log.open("wb") as output:
         child = subprocess.Popen(
-            _command(kind, model, port, reasoning),
+            [*_command(kind, model, port, reasoning), *(["--chat-template", template] if template else [])],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
