@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from .errors import AuthError, InvalidRequest, ModelNotFound, NotLMStudio, ServerError
-from .flow import Answer, Flow, Http
+from .flow import Flow, Http
 from .wire.answers import ChatCompletion, Completion, Embeddings, parse_chat, parse_completion, parse_embeddings
+from .wire.bodies import Messages, chat_body, completion_body, embeddings_body
 from .wire.listings import ModelInfo, parse_openai_models, parse_v0_model, parse_v0_models
-from .wire.parameters import check
-from .wire.refusals import read_json
+from .wire.refusals import read_answer
 
 log = logging.getLogger("phi4_http")
 
 T = TypeVar("T")
 Api: TypeAlias = Literal["v0", "v1"]
-Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 _ROOTS: Mapping[str, str] = {"v0": "/api/v0", "v1": "/v1"}
 
@@ -101,42 +100,8 @@ def complete(model: str, prompt: str, api: Api, parameters: Mapping[str, Any]) -
 
 def embed(model: str, texts: str | Sequence[str], api: Api, extra: Mapping[str, Any]) -> Flow[Embeddings]:
     """Vectors for one text or several."""
-    if not texts or not all(isinstance(text, str) and text for text in ([texts] if isinstance(texts, str) else texts)):
-        raise InvalidRequest("embeddings take a text, or a list of texts, none of them empty")
-    if reserved := {"model", "input"} & set(extra):
-        raise InvalidRequest(f"{sorted(reserved)[0]!r} is set by the call itself, it can't be in extra")
-    body = {"model": check_model(model), "input": texts if isinstance(texts, str) else list(texts), **extra}
+    body = embeddings_body(model, texts, extra)
     return (yield from _post(path(api, "embeddings"), body, parse_embeddings))
-
-
-def chat_body(model: str, messages: Messages, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat completion. Raises InvalidRequest for what can't be sent."""
-    several = isinstance(messages, Iterable) and not isinstance(messages, (str, bytes, Mapping))
-    said: list[Any] = list(messages) if several else [None]
-    if not all(isinstance(message, Mapping) for message in said):
-        raise InvalidRequest("messages takes a list of mappings with role and content")
-    if not said:
-        raise InvalidRequest("messages is empty")
-    return {"model": check_model(model), "messages": [dict(message) for message in said], **check(parameters)}
-
-
-def completion_body(model: str, prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a completion. Raises InvalidRequest for what can't be sent."""
-    if not isinstance(prompt, str) or not prompt:
-        raise InvalidRequest("the prompt is empty")
-    return {"model": check_model(model), "prompt": prompt, **check(parameters)}
-
-
-def streamed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request, answered as a stream that ends with the token counts."""
-    return {**body, "stream": True, "stream_options": {"include_usage": True, **body.get("stream_options", {})}}
-
-
-def check_model(model: str) -> str:
-    """The name of a model, if it can be one. Raises InvalidRequest."""
-    if not isinstance(model, str) or not model.strip():
-        raise InvalidRequest("the model name is empty")
-    return model
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,19 +115,3 @@ def _get(path: str, parse: Callable[[Any], T], model: str | None = None) -> Flow
 def _post(path: str, body: Mapping[str, Any], parse: Callable[[Any], T]) -> Flow[T]:
     answer = yield Http("POST", path, body, slow=True)
     return read_answer(answer, parse, body["model"])
-
-
-def read_answer(answer: Answer, parse: Callable[[Any], T], model: str | None) -> T:
-    """The value of a good answer. Raises what the answer stands for where it is none; `model` is the one asked for."""
-    content_type = answer.headers.get("content-type")
-    payload = read_json(answer.body, url=answer.url, status=answer.status, content_type=content_type, model=model)
-    try:
-        return parse(payload)
-    except ValueError as error:
-        raise NotLMStudio(
-            answer.url,
-            f"its answer can't be read: {error}",
-            status=answer.status,
-            content_type=content_type,
-            excerpt=answer.body.decode("utf-8", "replace"),
-        ) from None

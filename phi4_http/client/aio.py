@@ -35,6 +35,7 @@ from ..phi4.request import Counted, Prepared, Settings, System, plain, told_apar
 from ..phi4.structured import JsonReply
 from ..reply.decoder import ReplyDecoder
 from ..reply.rescue import Rescue
+from ..wire import bodies
 from ..wire.answers import ChatCompletion, Completion, Embeddings
 from ..wire.listings import Instance, ModelInfo
 from .http import (
@@ -136,7 +137,7 @@ class AsyncLMStudio:
         return await self.run(endpoints.model(id))
 
     async def chat(
-        self, model: str, messages: endpoints.Messages, *, api: endpoints.Api = "v1", **parameters: Unpack[Parameters]
+        self, model: str, messages: bodies.Messages, *, api: endpoints.Api = "v1", **parameters: Unpack[Parameters]
     ) -> ChatCompletion:
         """A chat completion in one piece. With `api="v0"` it carries the server's stats, model_info and runtime."""
         return await self.run(endpoints.chat(model, messages, api, parameters))
@@ -161,7 +162,7 @@ class AsyncLMStudio:
     def stream_chat(
         self,
         model: str,
-        messages: endpoints.Messages,
+        messages: bodies.Messages,
         *,
         api: endpoints.Api = "v1",
         opener: Literal["auto", "assumed"] = "auto",
@@ -169,7 +170,7 @@ class AsyncLMStudio:
         **parameters: Unpack[Parameters],
     ) -> AsyncReplyStream:
         """A chat completion as it comes, thought and solution told apart."""
-        body = plain(endpoints.chat_body(model, messages, parameters))
+        body = plain(bodies.chat_body(model, messages, parameters))
         return AsyncReplyStream(self, endpoints.path(api, "chat/completions"), body, opener=opener, closer=closer)
 
     def stream_complete(
@@ -183,7 +184,7 @@ class AsyncLMStudio:
         **parameters: Unpack[Parameters],
     ) -> AsyncReplyStream:
         """The continuation of a raw prompt as it comes. `opener="assumed"` where the prompt ends inside a thought."""
-        body = plain(endpoints.completion_body(model, prompt, parameters))
+        body = plain(bodies.completion_body(model, prompt, parameters))
         return AsyncReplyStream(self, endpoints.path(api, "completions"), body, opener=opener, closer=closer)
 
     # Models in memory, and the server itself
@@ -314,7 +315,7 @@ class AsyncReplyStream(ReplyProgress):
         return self
 
     async def _open(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        response = await self._client.open(Http("POST", path, endpoints.streamed(body), slow=True))
+        response = await self._client.open(Http("POST", path, bodies.streamed(body), slow=True))
         try:
             if not is_stream(response):
                 with translated(self._url):

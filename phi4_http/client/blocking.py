@@ -33,6 +33,7 @@ from ..phi4.request import Counted, Prepared, Settings, System, plain, told_apar
 from ..phi4.structured import JsonReply
 from ..reply.decoder import ReplyDecoder
 from ..reply.rescue import Rescue
+from ..wire import bodies
 from ..wire.answers import ChatCompletion, Completion, Embeddings
 from ..wire.listings import Instance, ModelInfo
 from .http import (
@@ -134,7 +135,7 @@ class LMStudio:
         return self.run(endpoints.model(id))
 
     def chat(
-        self, model: str, messages: endpoints.Messages, *, api: endpoints.Api = "v1", **parameters: Unpack[Parameters]
+        self, model: str, messages: bodies.Messages, *, api: endpoints.Api = "v1", **parameters: Unpack[Parameters]
     ) -> ChatCompletion:
         """A chat completion in one piece. With `api="v0"` it carries the server's stats, model_info and runtime."""
         return self.run(endpoints.chat(model, messages, api, parameters))
@@ -159,7 +160,7 @@ class LMStudio:
     def stream_chat(
         self,
         model: str,
-        messages: endpoints.Messages,
+        messages: bodies.Messages,
         *,
         api: endpoints.Api = "v1",
         opener: Literal["auto", "assumed"] = "auto",
@@ -167,7 +168,7 @@ class LMStudio:
         **parameters: Unpack[Parameters],
     ) -> ReplyStream:
         """A chat completion as it comes, thought and solution told apart."""
-        body = plain(endpoints.chat_body(model, messages, parameters))
+        body = plain(bodies.chat_body(model, messages, parameters))
         return ReplyStream(self, endpoints.path(api, "chat/completions"), body, opener=opener, closer=closer)
 
     def stream_complete(
@@ -181,7 +182,7 @@ class LMStudio:
         **parameters: Unpack[Parameters],
     ) -> ReplyStream:
         """The continuation of a raw prompt as it comes. `opener="assumed"` where the prompt ends inside a thought."""
-        body = plain(endpoints.completion_body(model, prompt, parameters))
+        body = plain(bodies.completion_body(model, prompt, parameters))
         return ReplyStream(self, endpoints.path(api, "completions"), body, opener=opener, closer=closer)
 
     # Models in memory, and the server itself
@@ -312,7 +313,7 @@ class ReplyStream(ReplyProgress):
         return self
 
     def _open(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        response = self._client.open(Http("POST", path, endpoints.streamed(body), slow=True))
+        response = self._client.open(Http("POST", path, bodies.streamed(body), slow=True))
         try:
             if not is_stream(response):
                 with translated(self._url):

@@ -19,7 +19,7 @@ from httpx_sse import EventSource
 
 from ..errors import InvalidRequest, Phi4Error, ServerUnreachable, StreamCut
 from ..flow import Http
-from ..wire.refusals import encode
+from ..wire.bodies import encode
 
 log = logging.getLogger("phi4_http")
 

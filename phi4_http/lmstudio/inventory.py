@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..api import is_missing, models, not_found, read_answer
+from ..api import is_missing, models, not_found
 from ..errors import (
     InvalidRequest,
     LmsError,
@@ -32,6 +32,7 @@ from ..errors import (
 )
 from ..flow import Completed, Flow, Http, Lms, Sleep
 from ..wire.listings import Instance, ModelInfo, parse_lms_ls, parse_lms_ps, parse_v1_models
+from ..wire.refusals import read_answer
 from .config import Way
 from .lms.text import is_unreachable, is_vanished, message_of, parse_json
 

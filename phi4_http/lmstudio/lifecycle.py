@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..api import models, path, read_answer
+from ..api import models, path
 from ..errors import (
     ContextTooShort,
     InvalidRequest,
@@ -36,6 +36,7 @@ from ..errors import (
 )
 from ..flow import Answer, Flow, Http, Lms, Sleep
 from ..wire.listings import Instance, ModelInfo
+from ..wire.refusals import read_answer
 from .config import LoadConfig, Way, check_against, check_name, lms_arguments, rest_body, unmet, usable_ways
 from .inventory import QUERY_SECONDS, Listing, Site, first_way, loaded, look, match
 from .lms.command import Watched

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from ..errors import ContextOverflow, NotLMStudio, ServerError
 from ..flow import Flow, Http
-from ..wire.answers import text_of
+from ..wire.fields import text_of
 from ..wire.refusals import read_json
 from .facts import SYSTEM_PROMPT
 

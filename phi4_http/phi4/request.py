@@ -22,6 +22,7 @@ from ..errors import (
 from ..flow import Flow, ready
 from ..reply.rescue import Rescue
 from ..reply.splitter import ThinkSplitter
+from ..wire.bodies import check_model
 from ..wire.listings import ModelInfo
 from ..wire.parameters import check
 from .conversation import Conversation, Known, build_messages, merge_instructions
@@ -143,7 +144,7 @@ class Settings:
         build_messages(prompt, history=conversation.history, instructions=said)
         name = model or self.model
         if name is not None:
-            endpoints.check_model(name)
+            check_model(name)
         return self._prepare(prompt, conversation, said, model=name, rescue=rescue, fields=fields)
 
     def _prepare(

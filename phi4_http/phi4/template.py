@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import CannotContinue
 from ..flow import Flow
-from ..wire.answers import text_of
+from ..wire.fields import text_of
 from .counting import Count, Message, OneToken, ask, one_token
 from .facts import SYSTEM_PROMPT
 
