@@ -29,11 +29,12 @@ def _signature(kind: type[Stated]) -> Signature:
     from inspect import Parameter, Signature
 
     kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    parameters = [
-        Parameter(name, kinds[by_name], default=getattr(kind, name, Parameter.empty), annotation=annotation)
-        for name, (annotation, by_name) in kind._stated.items()
-    ]
-    return Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+    return Signature(
+        [
+            Parameter(name, kinds[by_name], default=getattr(kind, name, Parameter.empty), annotation=annotation)
+            for name, (annotation, by_name) in kind._stated.items()
+        ]
+    )
 
 
 class _Signed:
@@ -55,18 +56,19 @@ class Stated(Exception):
     _own: ClassVar[dict[str, tuple[Any, bool]]]
     """The annotation of each fact that the class itself states, and whether it is given by name only."""
     _stated: ClassVar[dict[str, tuple[Any, bool]]]
-    """The same with those of the bases."""
+    """The same with those of the bases, in the order in which the constructor takes them."""
     _sentence: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._own, cls._stated, by_name = {}, {}, False
+        cls._own, facts, by_name = {}, {}, False
         for name, annotation in cls.__annotations__.items():
             by_name = by_name or name == "_"
             if not name.startswith("_"):
                 cls._own[name] = (annotation, by_name)
         for kind in reversed(cls.__mro__):
-            cls._stated.update(vars(kind).get("_own", {}))
+            facts.update(vars(kind).get("_own", {}))
+        cls._stated = dict(sorted(facts.items(), key=lambda fact: fact[1][1]))
         by_place = tuple(name for name, (_, by_name) in cls._stated.items() if not by_name)
         cls.__match_args__ = by_place  # type: ignore[misc]  # mypy makes a dataclass's itself, and ours are those
 

@@ -83,7 +83,7 @@ def test_a_strict_reading_gives_the_value_or_the_default() -> None:
 
 def test_the_fault_of_the_whole_has_no_place() -> None:
     """Where there is no path, the sentence is all."""
-    with pytest.raises(Fault, match="^is not an object but 3$"):
+    with pytest.raises(Fault, match=r"^is not an object but 3$"):
         Fields(3)
 
 

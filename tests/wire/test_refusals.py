@@ -353,10 +353,10 @@ def test_an_error_that_is_null_is_none() -> None:
 @pytest.mark.parametrize("form", ["text", "JSON"])
 def test_a_long_error_takes_no_longer_than_its_length(unit: str, form: str) -> None:
     """Of 8 million characters one is looked at, and the message says that it was cut."""
-    text = "boom " + unit * (8_000_000 // len(unit))
+    text = "boom " + unit * (8_000_000 // len(unit)) + "."
     began = time.perf_counter()
     error = refuse(text if form == "text" else json.dumps({"error": {"message": text}}), 500)
-    assert time.perf_counter() - began < 5  # searching it all took a minute and more
+    assert time.perf_counter() - began < 5
     assert isinstance(error, ServerError)
     assert len(error.message) < LOOKED_AT + 100
     assert error.message.startswith("boom ") or isinstance(error, ContextOverflow)
