@@ -10,8 +10,9 @@ The public names are found when they are first used, so that importing a part do
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import found_late, homes
 
 if TYPE_CHECKING:
     from .client.aio import AsyncLMStudio as AsyncLMStudio
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from .errors import ServerUnreachable as ServerUnreachable
     from .errors import SolutionTruncated as SolutionTruncated
     from .errors import StreamCut as StreamCut
+    from .errors import TapeError as TapeError
+    from .errors import TapeMismatch as TapeMismatch
     from .errors import ThoughtUnclosed as ThoughtUnclosed
     from .errors import UnsupportedSetting as UnsupportedSetting
     from .events import Event as Event
@@ -63,42 +66,30 @@ if TYPE_CHECKING:
     from .reply.rescue import Rescue as Rescue
     from .reply.splitter import ThinkSplitter as ThinkSplitter
     from .tape import Tape as Tape
-    from .tape import TapeError as TapeError
-    from .tape import TapeMismatch as TapeMismatch
     from .wire.listings import Instance as Instance
     from .wire.listings import ModelInfo as ModelInfo
 
-_HOMES = {
-    "client.aio": "AsyncLMStudio AsyncPhi4",
-    "client.blocking": "LMStudio Phi4",
-    "client.http": "Timeouts",
-    "errors": "AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply InvalidRequest "
-    "LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading ModelNotFound NoJson "
-    "NotLMStudio Phi4Error ServerError ServerUnreachable SolutionTruncated StreamCut ThoughtUnclosed "
-    "UnsupportedSetting",
-    "events": "Event Finished Forced Outcome Reply Revised Solution Stats Thinking Thought ToolCall Usage",
-    "lmstudio.config": "LoadConfig",
-    "client.manager": "AsyncModelManager ModelManager",
-    "wire.listings": "Instance ModelInfo",
-    "phi4.facts": "SYSTEM_PROMPT",
-    "reply.decoder": "ReplyDecoder",
-    "reply.rescue": "Rescue",
-    "tape": "Tape TapeError TapeMismatch",
-    "reply.splitter": "ThinkSplitter",
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+_HOME = homes(
+    {
+        "client.aio": "AsyncLMStudio AsyncPhi4",
+        "client.blocking": "LMStudio Phi4",
+        "client.http": "Timeouts",
+        "errors": "AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply InvalidRequest "
+        "LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading ModelNotFound NoJson "
+        "NotLMStudio Phi4Error ServerError ServerUnreachable SolutionTruncated StreamCut TapeError TapeMismatch "
+        "ThoughtUnclosed UnsupportedSetting",
+        "events": "Event Finished Forced Outcome Reply Revised Solution Stats Thinking Thought ToolCall Usage",
+        "lmstudio.config": "LoadConfig",
+        "client.manager": "AsyncModelManager ModelManager",
+        "wire.listings": "Instance ModelInfo",
+        "phi4.facts": "SYSTEM_PROMPT",
+        "reply.decoder": "ReplyDecoder",
+        "reply.rescue": "Rescue",
+        "tape": "Tape",
+        "reply.splitter": "ThinkSplitter",
+    }
+)
 
 __version__ = "0.1.0"
 __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]  # a list, built from the table
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = found_late(__name__, _HOME)

@@ -16,7 +16,7 @@ from .flow import Flow, Http
 from .reply.splitter import check_settings
 from .reply.stream import Plain, Replying, Request
 from .server import OPENAI_MODELS, Server, fetch, listing
-from .wire.bodies import chat_body, completion_body, embeddings_body
+from .wire.bodies import Messages, chat_body, completion_body, embeddings_body
 from .wire.listings import ModelInfo, parse_openai_models
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Api: TypeAlias = Literal["native", "openai"]
 """Which of a server's APIs is asked."""
-Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 _ROOTS: Mapping[str, str] = {"native": "/api/v0", "openai": "/v1"}
 

@@ -24,7 +24,9 @@
     ├── NoJson                             the solution holds no JSON value that fits
     ├── StreamCut                          the stream ended with no finish reason
     ├── ThoughtUnclosed                    on request: the model stopped inside its thought
-    └── SolutionTruncated                  on request: the length limit came inside the solution
+    ├── SolutionTruncated                  on request: the length limit came inside the solution
+    ├── TapeError                          a tape can't be read or written: which file, which field
+    └── TapeMismatch                       a request that is not on the tape
 
 An exception holds facts as attributes; `__str__` makes the sentence. What had arrived before the
 fault is in `partial`, a `Reply`, wherever a reply had begun.
@@ -32,65 +34,54 @@ fault is in `partial`, a `Reply`, wherever a reply had begun.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .stated import Stated
+
+if TYPE_CHECKING:
+    from dataclasses import KW_ONLY
 
 
 class Arrived(Protocol):
-    """What an error knows of the `Reply` that it carries: `events` stands above this module."""
+    """What can be read of the `Reply` that an error carries; `events`, which is above, says what each is."""
 
     @property
-    def outcome(self) -> str:
-        """How it ended."""
-        ...
-
+    def outcome(self) -> str: ...
     @property
-    def thought(self) -> str | None:
-        """The thought as far as it came; None where there was none."""
-        ...
-
+    def thought(self) -> str | None: ...
     @property
-    def solution(self) -> str:
-        """The solution as far as it came."""
-        ...
-
+    def thought_closed(self) -> bool: ...
     @property
-    def raw(self) -> str:
-        """The text as the server sent it, tags included."""
-        ...
+    def solution(self) -> str: ...
+    @property
+    def raw(self) -> str: ...
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def usage(self) -> Any: ...
+    @property
+    def stats(self) -> Any: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def tool_calls(self) -> tuple[Any, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
 
-class Phi4Error(Exception):
+class Phi4Error(Stated):
     """Root of the tree. `partial` is what had arrived of a reply, or None."""
 
-    def __init__(self, *, partial: Arrived | None = None) -> None:
-        super().__init__()
-        self.partial = partial
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The public attributes but `partial`, by name: for logs and for `--json`."""
-        return {name: value for name, value in vars(self).items() if name != "partial" and not name.startswith("_")}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Keyword-only constructors don't survive pickling by default; worker processes need it.
-        return _rebuild, (type(self), dict(vars(self)))
-
-
-def _rebuild(kind: type[Phi4Error], attributes: dict[str, Any]) -> Phi4Error:
-    error = kind.__new__(kind)
-    vars(error).update(attributes)
-    return error
+    _: KW_ONLY
+    partial: Arrived | None = None
 
 
 class InvalidRequest(Phi4Error, ValueError):
     """An argument that can't be sent. Raised before anything is sent or changed."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__()
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return self.problem
+    problem: str
+    _sentence = "{self.problem}"
 
 
 class UnsupportedSetting(InvalidRequest):
@@ -108,41 +99,31 @@ class UnsupportedSetting(InvalidRequest):
 class ServerUnreachable(Phi4Error):
     """Nobody answered at `url`; `reason` says how that showed, `timed_out` whether a time limit ended it."""
 
-    def __init__(self, url: str, reason: str, *, timed_out: bool = False, partial: Arrived | None = None) -> None:
-        super().__init__(partial=partial)
-        self.url = url
-        self.reason = reason
-        self.timed_out = timed_out
+    url: str
+    reason: str
+    timed_out: bool = False
 
     def __str__(self) -> str:
         if self.timed_out:
             return f"{self.url} did not answer in time: {self.reason}."
-        what_to_do = "Start it with `lms server start`, or give another address (--url)."
-        return f"no server at {self.url}: {self.reason}. {what_to_do}"
+        here = re.match(r"\w+://([^/?#]*@)?(localhost|[^/?#:]+\.localhost|127(\.\d+){3}|\[::1\])(?=[:/?#]|$)", self.url)
+        start = "Start it with `lms server start`, or give another address."
+        return f"no server at {self.url}: {self.reason}. {start if here else 'Check the address (`base_url`).'}"
 
 
 class NotLMStudio(Phi4Error):
     """What answered does not speak this API: HTML, JSON where a stream was asked for, an unknown endpoint.
 
-    `status` is the HTTP status, `content_type` the header, `excerpt` the start of the body (at most 200 characters).
+    `status` is the HTTP status, `content_type` the header, `excerpt` the start of the body (at most 200 characters),
+    `missing` whether the server said that it has no such endpoint: another one may be there.
     """
 
-    def __init__(
-        self,
-        url: str,
-        problem: str,
-        *,
-        status: int | None = None,
-        content_type: str | None = None,
-        excerpt: str = "",
-        partial: Arrived | None = None,
-    ) -> None:
-        super().__init__(partial=partial)
-        self.url = url
-        self.problem = problem
-        self.status = status
-        self.content_type = content_type
-        self.excerpt = excerpt[:200]
+    url: str
+    problem: str
+    status: int | None = None
+    content_type: str | None = None
+    excerpt: str = ""
+    missing: bool = False
 
     def __str__(self) -> str:
         tail = f" It says: {' '.join(self.excerpt.split())}" if self.excerpt.strip() else ""
@@ -156,109 +137,74 @@ class ServerError(Phi4Error):
     fields `code` and `type` of its error object where it gave them.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int | None = None,
-        code: str | int | None = None,
-        kind: str | None = None,
-        partial: Arrived | None = None,
-    ) -> None:
-        Phi4Error.__init__(self, partial=partial)  # not super(): SilentOverflow has a second parent
-        self.message = message
-        self.status = status
-        self.code = code
-        self.kind = kind
+    message: str
+    _: KW_ONLY
+    status: int | None = None
+    code: str | int | None = None
+    kind: str | None = None
+    _sentence = "the server failed{self._http}: {self.message}"
 
-    def __str__(self) -> str:
-        return f"the server failed{self._status()}: {self.message}"
-
-    def _status(self) -> str:
+    @property
+    def _http(self) -> str:
         return "" if self.status in (None, 200) else f" (HTTP {self.status})"
 
 
 class AuthError(ServerError):
     """401 or 403: the server wants an API token, or another one."""
 
-    def __str__(self) -> str:
-        return f"not allowed{self._status()}: {self.message} Set LM_API_TOKEN to the server's API token."
+    _sentence = "not allowed{self._http}: {self.message} Set LM_API_TOKEN to the server's API token."
 
 
 class ModelNotFound(ServerError):
     """The server has no such model, or none is loaded. `model` is the name asked for, `available` what is there."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        model: str | None = None,
-        available: tuple[str, ...] = (),
-        status: int | None = None,
-        code: str | int | None = None,
-        kind: str | None = None,
-        partial: Arrived | None = None,
-    ) -> None:
-        super().__init__(message, status=status, code=code, kind=kind, partial=partial)
-        self.model = model
-        self.available = available
+    model: str | None = None
+    available: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         there = f" The server has: {', '.join(self.available)}." if self.available else ""
-        return f"model not found{self._status()}: {self.message}{there}"
+        return f"model not found{self._http}: {self.message}{there}"
 
 
 class ModelLoading(ServerError):
     """503: the model is still loading."""
 
-    def __str__(self) -> str:
-        return f"the model is still loading{self._status()}: {self.message}. Ask again in a moment."
+    _sentence = "the model is still loading{self._http}: {self.message}. Ask again in a moment."
 
 
 class LoadFailed(ServerError):
     """The model could not be loaded: too large for the memory, cancelled, crashed."""
 
-    def __str__(self) -> str:
-        return f"the model could not be loaded{self._status()}: {self.message}"
+    _sentence = "the model could not be loaded{self._http}: {self.message}"
 
 
 class DoesNotFit(LoadFailed):
-    """The memory does not hold the model: `required` bytes against `limit` bytes; None where nobody said."""
+    """The memory does not hold the model: `needed` bytes against `limit` bytes; None where nobody said."""
 
-    def __init__(self, message: str, *, required: int | None = None, limit: int | None = None) -> None:
-        super().__init__(message)
-        self.required = required
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return f"the model does not fit in memory: {self.message} Ask for a shorter context, or unload another model."
+    needed: int | None = None
+    limit: int | None = None
+    _sentence = "the model does not fit in memory: {self.message} Ask for a shorter context, or unload another model."
 
 
 class ContextTooShort(Phi4Error):
-    """`identifier` is loaded with a context of `loaded` tokens, and `asked` were asked for. It stays loaded."""
+    """`identifier` is loaded with a context of `limit` tokens, and `needed` were asked for. It stays loaded."""
 
-    def __init__(self, asked: int, loaded: int, *, identifier: str) -> None:
-        super().__init__()
-        self.asked = asked
-        self.loaded = loaded
-        self.identifier = identifier
-
-    def __str__(self) -> str:
-        return (
-            f"{self.identifier!r} is loaded with a context of {self.loaded:,} tokens, {self.asked:,} were asked for. "
-            "If it was loaded before, unload it first; if it was not, LM Studio cut the length to what it can hold."
-        )
+    needed: int
+    limit: int
+    identifier: str
+    _sentence = (
+        "{self.identifier!r} is loaded with a context of {self.limit:,} tokens, {self.needed:,} were asked for. "
+        "If it was loaded before, unload it first; if it was not, LM Studio cut the length to what it can hold."
+    )
 
 
 class ModelBusy(Phi4Error):
     """`identifier` was still at work after `waited` seconds; `status` and `queued` (requests) are those of `lms ps`."""
 
-    def __init__(self, identifier: str, *, waited: float, status: str | None = None, queued: int | None = None) -> None:
-        super().__init__()
-        self.identifier = identifier
-        self.waited = waited
-        self.status = status
-        self.queued = queued
+    identifier: str
+    waited: float
+    status: str | None = None
+    queued: int | None = None
 
     def __str__(self) -> str:
         doing = f"{self.status or 'busy'}, {self.queued} queued" if self.queued else self.status or "busy"
@@ -272,10 +218,8 @@ class LmsError(Phi4Error):
 class LmsNotFound(LmsError):
     """`lms` is in none of the places `tried`. `needed_for` are the settings that nothing else can set."""
 
-    def __init__(self, tried: tuple[str, ...], *, needed_for: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self.tried = tried
-        self.needed_for = needed_for
+    tried: tuple[str, ...]
+    needed_for: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         why = f", and nothing else that is there can set {', '.join(self.needed_for)}" if self.needed_for else ""
@@ -286,11 +230,9 @@ class LmsNotFound(LmsError):
 class LmsFailed(LmsError):
     """`lms` with these `arguments` ended with `exit_code`, saying `message`. An exit code of 0 proves nothing."""
 
-    def __init__(self, arguments: tuple[str, ...], exit_code: int, message: str) -> None:
-        super().__init__()
-        self.arguments = arguments
-        self.exit_code = exit_code
-        self.message = message
+    arguments: tuple[str, ...]
+    exit_code: int
+    message: str
 
     def __str__(self) -> str:
         said = self.message or "it said nothing"
@@ -300,10 +242,8 @@ class LmsFailed(LmsError):
 class LmsTimeout(LmsError):
     """`lms` with these `arguments` was ended after `seconds`. What it had asked LM Studio for may still happen."""
 
-    def __init__(self, arguments: tuple[str, ...], seconds: float) -> None:
-        super().__init__()
-        self.arguments = arguments
-        self.seconds = seconds
+    arguments: tuple[str, ...]
+    seconds: float
 
     def __str__(self) -> str:
         return (
@@ -315,20 +255,10 @@ class LmsTimeout(LmsError):
 class ContextOverflow(ServerError):
     """The prompt does not fit: `needed` tokens asked for, `limit` tokens of context; None where nobody said."""
 
-    def __init__(
-        self,
-        needed: int | None = None,
-        limit: int | None = None,
-        *,
-        message: str = "",
-        status: int | None = None,
-        code: str | int | None = None,
-        kind: str | None = None,
-        partial: Arrived | None = None,
-    ) -> None:
-        super().__init__(message, status=status, code=code, kind=kind, partial=partial)
-        self.needed = needed
-        self.limit = limit
+    needed: int | None = None
+    limit: int | None = None
+    _: KW_ONLY
+    message: str = ""
 
     def __str__(self) -> str:
         needs = (
@@ -343,12 +273,8 @@ class ContextOverflow(ServerError):
 class EmptyReply(Phi4Error):
     """The server answered 200, and there is no answer in it; `reason` says what was seen instead."""
 
-    def __init__(self, reason: str, *, partial: Arrived | None = None) -> None:
-        super().__init__(partial=partial)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"the reply is empty: {self.reason}."
+    reason: str
+    _sentence = "the reply is empty: {self.reason}."
 
 
 class SilentOverflow(ContextOverflow, EmptyReply):
@@ -357,11 +283,8 @@ class SilentOverflow(ContextOverflow, EmptyReply):
     Inferred, not said by the server: hence both a `ContextOverflow` and an `EmptyReply`.
     """
 
-    def __init__(
-        self, reason: str, *, needed: int | None = None, limit: int | None = None, partial: Arrived | None = None
-    ) -> None:
-        ContextOverflow.__init__(self, needed, limit, status=200, partial=partial)
-        self.reason = reason
+    _: KW_ONLY
+    status: int | None = 200
 
     def __str__(self) -> str:
         numbers = f" The prompt had {self.needed:,} tokens." if self.needed else ""
@@ -374,34 +297,22 @@ class SilentOverflow(ContextOverflow, EmptyReply):
 class StreamCut(Phi4Error):
     """The stream ended with no finish reason, so the reply may go on anywhere; `reason` says how it ended."""
 
-    def __init__(self, reason: str, *, partial: Arrived | None = None) -> None:
-        super().__init__(partial=partial)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"the reply was cut: {self.reason}, and no finish reason had come."
+    reason: str
+    _sentence = "the reply was cut: {self.reason}, and no finish reason had come."
 
 
 class ThoughtUnclosed(Phi4Error):
     """The model stopped inside its thought, so there is no solution. Raised by `Reply.raise_for_outcome()`."""
 
-    def __init__(self, *, finish_reason: str | None, partial: Arrived) -> None:
-        super().__init__(partial=partial)
-        self.finish_reason = finish_reason
-
-    def __str__(self) -> str:
-        return f"the model stopped inside its thought (finish reason {self.finish_reason!r}): there is no solution."
+    finish_reason: str | None
+    _sentence = "the model stopped inside its thought (finish reason {self.finish_reason!r}): there is no solution."
 
 
 class SolutionTruncated(Phi4Error):
     """The length limit came inside the solution. Raised by `Reply.raise_for_outcome()`."""
 
-    def __init__(self, *, finish_reason: str | None, partial: Arrived) -> None:
-        super().__init__(partial=partial)
-        self.finish_reason = finish_reason
-
-    def __str__(self) -> str:
-        return "the solution was cut by the length limit: allow more with `max_tokens`, or load a longer context."
+    finish_reason: str | None
+    _sentence = "the solution was cut by the length limit: allow more with `max_tokens`, or load a longer context."
 
 
 class CannotContinue(Phi4Error):
@@ -410,18 +321,9 @@ class CannotContinue(Phi4Error):
     `chat_tokens` is the prompt's count in a chat, `template_tokens` the count of each template's raw prompt, by name.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        chat_tokens: int | None,
-        template_tokens: dict[str, int | None],
-        partial: Arrived | None = None,
-    ) -> None:
-        super().__init__(partial=partial)
-        self.model = model
-        self.chat_tokens = chat_tokens
-        self.template_tokens = template_tokens
+    model: str
+    chat_tokens: int | None
+    template_tokens: dict[str, int | None]
 
     def __str__(self) -> str:
         seen = ", ".join(f"{name}: {tokens}" for name, tokens in self.template_tokens.items())
@@ -434,10 +336,50 @@ class CannotContinue(Phi4Error):
 class NoJson(Phi4Error):
     """The solution, `text`, holds no JSON value that fits; `problem` says why not."""
 
-    def __init__(self, problem: str, *, text: str, partial: Arrived | None = None) -> None:
-        super().__init__(partial=partial)
-        self.problem = problem
-        self.text = text
+    problem: str
+    text: str
 
     def __str__(self) -> str:
         return f"no JSON as asked for in the solution: {self.problem}. It says: {' '.join(self.text.split())[:200]}"
+
+
+class TapeError(Phi4Error):
+    """A tape that can't be read, was tampered with, or can't be written.
+
+    `file` is the file (or folder) it is about, `field` the field inside it (`response.status`, `cuts[17]`) or None.
+    """
+
+    file: str
+    problem: str
+    field: str | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.field, self.problem) if part)
+
+
+class TapeMismatch(Phi4Error):
+    """A request that is not on the tape; nothing was sent anywhere.
+
+    `method` and `path` are the request's. `reason` says why nothing fits, `nearest` names the recorded exchange that
+    comes closest (None on an empty tape), `difference` is how the request differs from it, one line each, and
+    `recorded` lists what is on the tape, as `"POST /v1/chat/completions (name)"`.
+    """
+
+    method: str
+    path: str
+    tape: str = ""
+    reason: str = "no recorded request fits"
+    nearest: str | None = None
+    difference: str = ""
+    recorded: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f"the tape {self.tape}" if self.tape else "the tape"
+        lines = [f"{self.method} {self.path} is not on {where}: {self.reason}."]
+        if self.nearest and self.difference:
+            lines += [f"Nearest is {self.nearest!r} (- recorded, + this request):", self.difference]
+        if not self.recorded:
+            lines.append("Nothing is recorded there.")
+        elif not self.difference:
+            lines += ["Recorded there:", *(f"  {line}" for line in self.recorded)]
+        return "\n".join(lines)

@@ -20,6 +20,7 @@ import ipaddress
 import logging
 import urllib.parse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import AuthError, ModelNotFound, NotLMStudio, ServerError, ServerUnreachable
@@ -177,7 +178,7 @@ class Server:
 
 def _as_loaded(info: ModelInfo, identifier: str, context_length: int | None) -> ModelInfo:
     """The model as one of its loaded instances has it."""
-    return info.replaced(id=identifier, loaded_context_length=context_length)
+    return replace(info, id=identifier, loaded_context_length=context_length)
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ FILES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
+        "lazy stated",
         "errors",
         "flow events loopback",
         "wire",
@@ -34,15 +35,38 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
 
 ROOMS = {room for floor in FLOORS for room in floor}
 
-PURE = ("errors.py", "events.py", "flow.py", "wire/", "reply/", "server.py", "api.py", "lmstudio/", "phi4/")
+PURE = (
+    "stated.py",
+    "errors.py",
+    "events.py",
+    "flow.py",
+    "wire/",
+    "reply/",
+    "server.py",
+    "api.py",
+    "lmstudio/",
+    "phi4/",
+)
 """Logic: values, decisions and flows, which ask for input and output and do none."""
 
 IMPURE = {"lmstudio/lms/command.py", "lmstudio/lock.py", "lmstudio/cache.py"}
 """What of these rooms does: the runner of `lms`, the locks, and the cache that holds them."""
 
 HARMLESS = {
-    *("__future__", "abc", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "io", "itertools"),
-    *("json", "logging", "math", "re", "time", "types", "typing", "typing_extensions", "urllib.parse", "contextlib"),
+    *("__future__", "abc", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "inspect", "io"),
+    *(
+        "itertools",
+        "json",
+        "logging",
+        "math",
+        "re",
+        "time",
+        "types",
+        "typing",
+        "typing_extensions",
+        "urllib.parse",
+        "contextlib",
+    ),
     *("weakref", "ipaddress"),
 }
 """What of the standard library can neither read nor send. `io` is for `StringIO`, `time` for its clock."""

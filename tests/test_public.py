@@ -24,7 +24,7 @@ from phi4_http import errors
 from phi4_http.cli.exits import CODES, exit_code
 from phi4_http.client import aio
 from phi4_http.client import blocking as client
-from phi4_http.errors import LmsError, Phi4Error
+from phi4_http.errors import LmsError, Phi4Error, TapeMismatch
 from phi4_http.events import Outcome, Reply
 
 PACKAGE = Path(phi4_http.__file__).parent
@@ -86,6 +86,13 @@ def test_a_type_checker_sees_the_same_names() -> None:
     assert sorted(imports) == sorted((phi4_http._HOME[name], name, name) for name in PUBLIC)
 
 
+def test_dir_lists_the_public_names_and_dunders_only() -> None:
+    """No module that happens to be imported, and nothing of the table."""
+    importlib.import_module("phi4_http.wire.refusals")
+    assert {name for name in dir(phi4_http) if not name.startswith("__")} == set(PUBLIC)
+    assert {"__all__", "__doc__", "__version__"} <= set(dir(phi4_http))
+
+
 def members(of: type) -> Iterator[tuple[str, Any]]:
     for name, value in vars(of).items():
         if not name.startswith("_") and isinstance(value, (types.FunctionType, property, classmethod, staticmethod)):
@@ -118,8 +125,10 @@ def test_the_package_is_typed_and_has_its_version() -> None:
 
 
 def definitions(of: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
-    """The public classes and functions of a module, and the public methods of those classes."""
+    """The public classes and functions of a module, and the public methods of those classes; not those of `...`."""
     for node in of.body:
+        if isinstance(node, ast.FunctionDef) and ast.unparse(node.body[0]) == "...":
+            continue  # a member of a Protocol is a line that says what there must be
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
@@ -218,6 +227,17 @@ def test_a_part_that_needs_no_httpx_does_not_import_it(code: str) -> None:
     assert not loaded(code) & HEAVY
 
 
+@pytest.mark.parametrize("module", ["reply.decoder", "phi4.counting", "wire.bodies", "wire.refusals", "wire.parts"])
+def test_reading_a_stream_makes_no_values_of_whole_answers(module: str) -> None:
+    """The small readers that they share come without the classes of answers and lists, and without difflib."""
+    assert not loaded(f"import phi4_http.{module}") & {"phi4_http.wire.answers", "phi4_http.wire.listings", "difflib"}
+
+
+def test_an_error_is_made_without_dataclasses() -> None:
+    """Importing the errors costs little more than their text does."""
+    assert not loaded("import phi4_http.errors") & {"dataclasses", "inspect", "typing_extensions"}
+
+
 def test_a_client_brings_httpx() -> None:
     """The check above can fail."""
     assert loaded("from phi4_http import LMStudio") >= {"httpx", "httpx_sse"}
@@ -278,8 +298,6 @@ EXAMPLES: dict[str, Any] = {
     "chat_tokens": 290,
     "template_tokens": {"own turn": 288},
     "finish_reason": "length",
-    "asked": 8192,
-    "loaded": 4096,
     "identifier": "phi",
     "waited": 3.0,
     "tried": ("/usr/bin/lms",),
@@ -288,6 +306,9 @@ EXAMPLES: dict[str, Any] = {
     "seconds": 60.0,
     "needed": 9137,
     "limit": 8192,
+    "file": "hello.json",
+    "method": "POST",
+    "path": "/v1/models",
 }
 
 
@@ -306,7 +327,7 @@ def test_an_error_makes_its_sentence_and_travels_between_processes(kind: type[Ph
     error = example(kind)
     if kind not in (Phi4Error, LmsError):  # which are never raised themselves
         assert str(error).strip()
-        assert "\n" not in str(error)
+        assert "\n" not in str(error) or kind is TapeMismatch
         assert "None" not in str(error)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind

@@ -20,10 +20,11 @@ from ..errors import (
     ServerUnreachable,
     SolutionTruncated,
     StreamCut,
+    TapeError,
+    TapeMismatch,
     ThoughtUnclosed,
 )
 from ..events import Outcome
-from ..tape.errors import TapeError, TapeMismatch
 
 CODES = {
     0: "complete",

@@ -213,7 +213,7 @@ def _row(instance: Instance) -> tuple[str, ...]:
         instance.model,
         instance.status or _UNKNOWN,
         f"{_UNKNOWN if length is None else f'{length:,}'} / {_UNKNOWN if longest is None else f'{longest:,}'}",
-        "-" if instance.ttl is None else f"{instance.ttl:,.0f} s",
+        "-" if instance.ttl is None else f"{instance.ttl:,} s",
     )
 
 

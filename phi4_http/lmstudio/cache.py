@@ -229,7 +229,7 @@ class ModelCache:
         limit = self._limits.memory_limit
         if limit is not None and size > limit:
             message = f"{model.id} takes about {size:,} bytes, and the limit is {limit:,}."
-            raise DoesNotFit(message, required=size, limit=limit)
+            raise DoesNotFit(message, needed=size, limit=limit)
         while self._own and not self._has_room(size):
             instances = {one.identifier: one for one in (yield from self._state())}
             if self._has_room(size):  # one was gone by itself

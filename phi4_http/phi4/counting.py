@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 from ..errors import ContextOverflow, NotLMStudio, ServerError
 from ..flow import Flow, Http
 from ..server import Server, fetch
-from ..wire.answers import text_of
+from ..wire.fields import text_of
 from .facts import SYSTEM_PROMPT
 
 log = logging.getLogger("phi4_http")

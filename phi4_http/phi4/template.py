@@ -19,7 +19,7 @@ from ..errors import CannotContinue
 from ..flow import Flow
 from ..reply.stream import RawPrompt
 from ..server import Server
-from ..wire.answers import text_of
+from ..wire.fields import text_of
 from .counting import MESSAGE_TOKENS, Count, LlamaCpp, Message, OneToken, one_token
 from .facts import SYSTEM_PROMPT
 

@@ -23,7 +23,8 @@ from ..errors import (
     StreamCut,
 )
 from ..events import Event, Finished, Forced, Outcome, Reply, TextEvent, Thinking, Thought, Usage
-from ..wire.answers import json_text, parse_tool_call, parse_usage, text_of
+from ..wire.fields import json_text, text_of
+from ..wire.parts import parse_tool_call, parse_usage
 from ..wire.refusals import failure
 from .rescue import Rescue, ThoughtWatch
 from .splitter import ThinkSplitter

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..events import Revised, Solution, Stats, TextEvent, Thinking, Thought, Usage
-from ..wire.answers import count
+from ..wire.fields import count
 
 
 class Clock:

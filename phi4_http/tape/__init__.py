@@ -29,14 +29,15 @@ Imports run down this list, never up.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import found_late, homes
 
 if TYPE_CHECKING:
+    from ..errors import TapeError as TapeError
+    from ..errors import TapeMismatch as TapeMismatch
     from .check import Problem as Problem
     from .check import check_tape as check_tape
-    from .errors import TapeError as TapeError
-    from .errors import TapeMismatch as TapeMismatch
     from .exchange import Cut as Cut
     from .exchange import End as End
     from .exchange import Exchange as Exchange
@@ -54,30 +55,20 @@ if TYPE_CHECKING:
     from .tape import Tape as Tape
     from .transport import TapeTransport as TapeTransport
 
-_HOMES = {
-    "check": "Problem check_tape",
-    "errors": "TapeError TapeMismatch",
-    "exchange": "Cut End Exchange Origin RecordedRequest RecordedResponse",
-    "format": "load_exchange load_tape write_exchange",
-    "matching": "Match",
-    "playback": "Playback",
-    "proxy": "RecordingProxy",
-    "server": "ReplayServer Served",
-    "tape": "Tape",
-    "transport": "TapeTransport",
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+_HOME = homes(
+    {
+        "check": "Problem check_tape",
+        ".errors": "TapeError TapeMismatch",
+        "exchange": "Cut End Exchange Origin RecordedRequest RecordedResponse",
+        "format": "load_exchange load_tape write_exchange",
+        "matching": "Match",
+        "playback": "Playback",
+        "proxy": "RecordingProxy",
+        "server": "ReplayServer Served",
+        "tape": "Tape",
+        "transport": "TapeTransport",
+    }
+)
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 (a list, built from the table)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = found_late(__name__, _HOME)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import TapeError
+from ..errors import TapeError
 from .exchange import Exchange
 from .format import BODY_SUFFIX, PART_SUFFIX, STREAM_SUFFIX, exchange_files, load_exchange
 from .scrub import find_secrets

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from .errors import TapeError
+from ..errors import TapeError
 
 
 class End(str, enum.Enum):
@@ -159,7 +159,9 @@ class OnDisk:
             for at, size in self.cuts:
                 data = body.read(size)
                 if len(data) != size:
-                    raise TapeError(self.file, f"ends {size - len(data)} bytes early: it changed since it was loaded")
+                    raise TapeError(
+                        str(self.file), f"ends {size - len(data)} bytes early: it changed since it was loaded"
+                    )
                 yield Piece(at, data)
 
 

@@ -19,11 +19,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import TapeError
+from ..errors import TapeError
+from ..wire.fields import Fault, Fields
 from .exchange import Cut, End, Exchange, OnDisk, Origin, RecordedRequest, RecordedResponse, cut_problems
 
 FORMAT = 1
@@ -52,7 +53,7 @@ def exchange_files(folder: str | os.PathLike[str]) -> list[Path]:
     try:
         found = [file for file in Path(folder).iterdir() if file.suffix == ".json" and not file.name.startswith(".")]
     except OSError as error:
-        raise TapeError(folder, f"no tape there ({error.strerror or error})") from error
+        raise TapeError(str(folder), f"no tape there ({error.strerror or error})") from error
     return sorted(found, key=lambda file: by_number(file.stem))
 
 
@@ -68,12 +69,18 @@ def load_exchange(file: str | os.PathLike[str]) -> Exchange:
     Raises `TapeError` naming the file and the field.
     """
     file = Path(file)
-    data, cuts = _read_json(file)
-    top = _Fields(file, data)
-    version = top.integer("format")
+    try:
+        return _exchange(file, *_read_json(file))
+    except Fault as fault:
+        raise TapeError(str(file), fault.what, field=fault.where or None) from None
+
+
+def _exchange(file: Path, data: Any, cuts: Iterable[Cut] | None) -> Exchange:
+    top = Fields(data)
+    version = top.need("format", int)
     if version != FORMAT:
-        raise TapeError(file, f"version {version}; this library reads version {FORMAT}", field="format")
-    origin, request, response, body = (top.section(name) for name in ("origin", "request", "response", "body"))
+        raise top.fault("format", f"version {version}; this library reads version {FORMAT}")
+    origin, request, response, body = map(top.object, ("origin", "request", "response", "body"))
     head = _response(response)
     content, end = _content(file, body, cuts, head.seconds)
     exchange = Exchange(file.stem, _request(request), head, content, end, _origin(origin))
@@ -106,7 +113,7 @@ class ExchangeWriter:
 
     def __init__(self, folder: str | os.PathLike[str], name: str, *, exclusive: bool = True) -> None:
         if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*", name):
-            raise TapeError(folder, f"{name!r} can't be the name of an exchange")
+            raise TapeError(str(folder), f"{name!r} can't be the name of an exchange")
         self._folder = Path(folder)
         self.name = name
         self._parts = [self._folder / f".{name}.{what}{PART_SUFFIX}" for what in ("body", "cuts", "json")]
@@ -216,14 +223,14 @@ def _read_json(file: Path) -> tuple[Any, Iterable[Cut] | None]:
         head, offset = _head(file)
         data = json.loads(head.decode("utf-8"))
     except OSError as error:
-        raise TapeError(file, f"can't be read ({error.strerror or error})") from error
+        raise TapeError(str(file), f"can't be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        raise TapeError(file, f"is not JSON: {error}") from error
+        raise TapeError(str(file), f"is not JSON: {error}") from error
     if offset is not None:
         return data, _CutsInFile(file, offset)
     if not isinstance(data, dict) or "cuts" not in data:
         return data, None
-    values = _Fields(file, data).array("cuts")
+    values = Fields(data).need("cuts", list)
     del data["cuts"]
     return data, tuple(_cut(file, index, value) for index, value in enumerate(values))
 
@@ -257,75 +264,75 @@ class _CutsInFile:
                 text = line.strip()
                 if text == b"]":
                     if lines.read().strip() != b"}":
-                        raise TapeError(self.file, "is not JSON: something stands after the cuts")
+                        raise TapeError(str(self.file), "is not JSON: something stands after the cuts")
                     return
                 try:
                     value = json.loads(text.removesuffix(b","))
                 except ValueError as error:
-                    raise TapeError(self.file, "is not [seconds, bytes]", field=f"cuts[{index}]") from error
+                    raise TapeError(str(self.file), "is not [seconds, bytes]", field=f"cuts[{index}]") from error
                 yield _cut(self.file, index, value)
-        raise TapeError(self.file, "is not JSON: it ends inside the cuts")
+        raise TapeError(str(self.file), "is not JSON: it ends inside the cuts")
 
 
 def _cut(file: Path, index: int, value: Any) -> Cut:
     match value:
         case [int() | float() as at, int() as size] if not isinstance(at, bool) and not isinstance(size, bool):
             return Cut(float(at), size)
-    raise TapeError(file, f"is not [seconds, bytes] but {value!r}", field=f"cuts[{index}]")
+    raise TapeError(str(file), f"is not [seconds, bytes] but {value!r}", field=f"cuts[{index}]")
 
 
-def _origin(section: _Fields) -> Origin:
-    kind = section.text("kind")
+def _origin(section: Fields) -> Origin:
+    kind = section.need("kind", str)
     if kind not in ("recorded", "composed"):
-        raise section.error("kind", f"neither 'recorded' nor 'composed' but {kind!r}")
-    server, source, date, note = (section.text(name, "") for name in ("server", "source", "date", "note"))
+        raise section.fault("kind", f"neither 'recorded' nor 'composed' but {kind!r}")
+    server, source, date, note = (section.need(name, str, "") for name in ("server", "source", "date", "note"))
     return Origin("recorded" if kind == "recorded" else "composed", server, source, date, note)
 
 
-def _request(section: _Fields) -> RecordedRequest:
-    method, path = section.text("method"), section.text("path")
+def _request(section: Fields) -> RecordedRequest:
+    method, path = section.need("method", str), section.need("path", str)
     if not path.startswith("/"):
-        raise section.error("path", f"does not start with '/' but is {path!r}")
-    encoded = section.text("body_base64", "")
+        raise section.fault("path", f"does not start with '/' but is {path!r}")
+    encoded = section.need("body_base64", str, "")
     if not encoded:
         return RecordedRequest(method, path, section.anything("body"))
     try:
         return RecordedRequest(method, path, base64.b64decode(encoded, validate=True))
     except binascii.Error as error:
-        raise section.error("body_base64", f"is not base64: {error}") from error
+        raise section.fault("body_base64", f"is not base64: {error}") from error
 
 
-def _response(section: _Fields) -> RecordedResponse:
+def _response(section: Fields) -> RecordedResponse:
     headers = []
-    for index, line in enumerate(section.array("headers")):
+    for index, line in enumerate(section.need("headers", list)):
         name, colon, value = line.partition(":") if isinstance(line, str) else ("", "", "")
         if not colon:
-            raise section.error(f"headers[{index}]", f"is not 'Name: value' but {line!r}")
+            raise section.fault(f"headers[{index}]", f"is not 'Name: value' but {line!r}")
         if not _HEADER.fullmatch(line):
-            raise section.error(f"headers[{index}]", f"has a character that HTTP can't carry: {line!r}")
+            raise section.fault(f"headers[{index}]", f"has a character that HTTP can't carry: {line!r}")
         headers.append((name, value.removeprefix(" ")))
-    status = section.integer("status")
+    status = section.need("status", int)
     if not 200 <= status <= 599:
-        raise section.error("status", f"{status} is no status of an answer")
-    return RecordedResponse(status, tuple(headers), section.number("seconds", 0.0))
+        raise section.fault("status", f"{status} is no status of an answer")
+    return RecordedResponse(status, tuple(headers), section.need("seconds", float, 0.0))
 
 
-def _content(file: Path, section: _Fields, cuts: Iterable[Cut] | None, seconds: float) -> tuple[OnDisk, End]:
+def _content(file: Path, section: Fields, cuts: Iterable[Cut] | None, seconds: float) -> tuple[OnDisk, End]:
     body = _body_file(file)
     size, checksum = _measure(body)
-    said = section.integer("bytes", size)
+    said = section.need("bytes", int, size)
     if said != size:
-        raise section.error("bytes", f"{said}, but {body.name} has {size}: it was changed after it was recorded")
-    if section.text("sha256", checksum) != checksum:
-        raise section.error("sha256", f"does not fit {body.name}: it was changed after it was recorded")
-    end = section.text("end", str(End.CLEAN))
+        raise section.fault("bytes", f"{said}, but {body.name} has {size}: it was changed after it was recorded")
+    if section.need("sha256", str, checksum) != checksum:
+        raise section.fault("sha256", f"does not fit {body.name}: it was changed after it was recorded")
+    end = section.need("end", str, str(End.CLEAN))
     if end not in {str(known) for known in End}:
-        raise section.error("end", f"{end!r} is none of {', '.join(End)}")
+        raise section.fault("end", f"{end!r} is none of {', '.join(End)}")
     if cuts is None:
         cuts = (Cut(seconds, size),) if size else ()
     problem = next(cut_problems(cuts, size), None)
     if problem:
-        raise TapeError(file, problem[1], field=problem[0])
+        raise Fault(*problem)
     return OnDisk(body, size, checksum, cuts), End(end)
 
 
@@ -333,7 +340,7 @@ def _body_file(file: Path) -> Path:
     found = [body for suffix in (STREAM_SUFFIX, BODY_SUFFIX) if (body := file.with_suffix(suffix)).exists()]
     if len(found) != 1:
         problem = "both are there" if found else "neither is there"
-        raise TapeError(file, f"its body is {file.stem}{STREAM_SUFFIX} or {file.stem}{BODY_SUFFIX}, and {problem}")
+        raise TapeError(str(file), f"its body is {file.stem}{STREAM_SUFFIX} or {file.stem}{BODY_SUFFIX}, and {problem}")
     return found[0]
 
 
@@ -344,59 +351,3 @@ def _measure(body: Path) -> tuple[int, str]:
             checksum.update(block)
             size += len(block)
     return size, checksum.hexdigest()
-
-
-_REQUIRED: Any = object()
-
-
-@dataclass(slots=True)
-class _Fields:
-    """Reads the fields of one JSON object by their kinds; what is wrong is told with the file and the field."""
-
-    file: Path
-    data: Any
-    where: str = ""
-    seen: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.data, dict):
-            raise TapeError(self.file, f"is not an object but {self.data!r:.60}", field=self.where or None)
-
-    def error(self, name: str, problem: str) -> TapeError:
-        return TapeError(self.file, problem, field=f"{self.where}.{name}" if self.where else name)
-
-    def anything(self, name: str) -> Any:
-        self.seen.add(name)
-        return self.data.get(name)
-
-    def section(self, name: str) -> _Fields:
-        return _Fields(self.file, self._get(name, dict, "an object", _REQUIRED), name)
-
-    def text(self, name: str, default: str = _REQUIRED) -> str:
-        value: str = self._get(name, str, "a text", default)
-        return value
-
-    def integer(self, name: str, default: int = _REQUIRED) -> int:
-        value: int = self._get(name, int, "a whole number", default)
-        return value
-
-    def number(self, name: str, default: float = _REQUIRED) -> float:
-        return float(self._get(name, (int, float), "a number", default))
-
-    def array(self, name: str) -> list[Any]:
-        value: list[Any] = self._get(name, list, "an array", _REQUIRED)
-        return value
-
-    def no_others(self) -> None:
-        for name in self.data:
-            if name not in self.seen:
-                raise self.error(name, "is not a field of this format")
-
-    def _get(self, name: str, kind: type | tuple[type, ...], description: str, default: Any) -> Any:
-        self.seen.add(name)
-        value = self.data.get(name, default)
-        if value is _REQUIRED:
-            raise self.error(name, "is missing")
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.error(name, f"is not {description} but {value!r:.60}")
-        return value

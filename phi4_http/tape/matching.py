@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import TapeMismatch
+from ..errors import TapeMismatch
 from .exchange import Exchange, RecordedRequest
 from .scrub import Scrubber
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
+from ..errors import TapeError
 from ..loopback import HOP_BY_HOP, KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
-from .errors import TapeError
 from .exchange import End
 from .recorder import Recorder, Recording
 from .server import Served

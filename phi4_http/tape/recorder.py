@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .errors import TapeError
+from ..errors import TapeError
 from .exchange import End, Origin, RecordedRequest, RecordedResponse
 from .format import ExchangeWriter, exchange_files, remove_exchange
 from .scrub import Scrubber
@@ -105,7 +105,7 @@ class Recording:
         if encoding.lower() != "identity":
             self.discard()
             what = f"the answer to {self._request.method} {self._request.path}"
-            raise TapeError(self._recorder.folder, f"{what} is encoded ({encoding}), and was not asked to be")
+            raise TapeError(str(self._recorder.folder), f"{what} is encoded ({encoding}), and was not asked to be")
         self._recorder.scrubber.learn((name, value) for name, value in headers if name.lower() == "set-cookie")
         self._scrub = self._recorder.scrubber.body()
         self._response = RecordedResponse(status, self._recorder.scrubber.headers(headers), self.elapsed())

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ..errors import TapeMismatch
 from ..loopback import KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
-from .errors import TapeMismatch
 from .exchange import End, Exchange, RecordedRequest
 from .matching import Match, Selection
 from .playback import AS_RECORDED, Playback

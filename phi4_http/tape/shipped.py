@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .errors import TapeError
+from ..errors import TapeError
 
 
 def shipped(name: str = "") -> Path:
@@ -19,4 +19,4 @@ def shipped(name: str = "") -> Path:
     for folder in (package / "fixtures" / name, package.parent / "fixtures" / name):
         if folder.is_dir():
             return folder
-    raise TapeError(package / "fixtures" / name, "no such tape comes with this installation")
+    raise TapeError(str(package / "fixtures" / name), "no such tape comes with this installation")

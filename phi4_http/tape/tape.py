@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import TapeError
+from ..errors import TapeError
 from .exchange import Exchange
 from .format import exchange_files, load_tape
 from .matching import Match, Selection
@@ -68,7 +68,7 @@ class Tape:
         """
         playback = Playback(speed=speed, recut=recut, seed=seed, fail_after=fail_after)
         if not self.folder.is_dir():
-            raise TapeError(self.folder, "there is no tape; record it first")
+            raise TapeError(str(self.folder), "there is no tape; record it first")
         return self._transport(playback)
 
     def record(

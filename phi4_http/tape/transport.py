@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import httpx
 
-from .errors import TapeMismatch
+from ..errors import TapeMismatch
 from .exchange import End, Exchange, RecordedRequest
 from .matching import Selection
 from .playback import Playback

@@ -1,21 +1,22 @@
 """Unstreamed answers as typed values: chat completions, completions of a raw prompt, embeddings.
 
-Each value keeps the fields that it does not know in `extra`, as they came. Source: LM Studio's published REST v0 and
-OpenAI-compatible docs.
+Each value keeps in `extra`, as they came, the fields that it does not know, and known ones of an unexpected kind.
+Source: LM Studio's published REST v0 and OpenAI-compatible docs.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from ..events import ToolCall, Usage
+from .fields import Fields, text_of
+from .parts import parse_tool_call, parse_usage
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatMessage:
     """What the model said. `reasoning` is the server's own split of the thought, where it made one."""
 
     role: str
@@ -62,7 +63,7 @@ class ChatChoice:
     """One answer of a chat completion."""
 
     index: int
-    message: Message
+    message: ChatMessage
     finish_reason: str | None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -119,138 +120,111 @@ class Embeddings:
 
 def parse_chat(payload: Mapping[str, Any]) -> ChatCompletion:
     """A chat completion's JSON as a value. Raises ValueError with the field where it is none."""
-    return ChatCompletion(choices=tuple(map(_chat_choice, _objects(payload, "choices"))), **_completion_fields(payload))
+    fields = Fields(payload)
+    return ChatCompletion(choices=tuple(map(_chat_choice, fields.objects("choices"))), **_completion_fields(fields))
 
 
 def parse_completion(payload: Mapping[str, Any]) -> Completion:
     """A text completion's JSON as a value. Raises ValueError with the field where it is none."""
-    return Completion(choices=tuple(map(_text_choice, _objects(payload, "choices"))), **_completion_fields(payload))
+    fields = Fields(payload)
+    return Completion(choices=tuple(map(_text_choice, fields.objects("choices"))), **_completion_fields(fields))
 
 
 def parse_embeddings(payload: Mapping[str, Any]) -> Embeddings:
     """An embeddings answer's JSON as a value. Raises ValueError with the field where it is none."""
-    data = sorted(_objects(payload, "data"), key=lambda item: count(item.get("index")) or 0)
+    fields = Fields(payload)
+    vectors = sorted(map(_vector, fields.objects("data")), key=lambda vector: vector[0])
     return Embeddings(
-        model=payload.get("model"),
-        vectors=tuple(tuple(_list(item, "embedding")) for item in data),
-        usage=parse_usage(payload.get("usage")),
-        extra=_rest(payload, ("model", "data", "usage")),
+        model=fields.text("model"),
+        vectors=tuple(vector for _, vector in vectors),
+        usage=parse_usage(fields.take("usage", dict)),
+        extra=fields.rest("object"),
     )
 
 
-def parse_usage(payload: Any) -> Usage | None:
-    """Token counts, or None where there are none. A count that is no whole number stays in `extra`."""
-    if not isinstance(payload, Mapping):
-        return None
-    names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    counts = {name: payload[name] for name in names if count(payload.get(name)) is not None}
-    details = payload.get("prompt_tokens_details")
-    cached = count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
-    return Usage(cached_tokens=cached, extra=_rest(payload, tuple(counts)), **counts)
+def _vector(fields: Fields) -> tuple[int, tuple[float, ...]]:
+    """The vector of one input, and which one's it is."""
+    values = fields.need("embedding", list)
+    if not {type(value) for value in values} <= {float, int}:
+        raise fields.fault("embedding", "is not an array of numbers")
+    return fields.count("index") or 0, tuple(values)
 
 
-def parse_tool_call(payload: Mapping[str, Any]) -> ToolCall:
-    """One whole tool call of a message."""
-    function = payload.get("function")
-    function = function if isinstance(function, Mapping) else {}
-    return ToolCall(
-        id=json_text(payload.get("id")),
-        name=json_text(function.get("name")),
-        arguments=json_text(function.get("arguments")),
-        type=json_text(payload.get("type")) or "function",
-    )
-
-
-def json_text(value: Any) -> str:
-    """A text as it is; any other value, where a text is usual, as its JSON; nothing for None."""
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
-
-
-def count(value: Any) -> int | None:
-    """A count of something; None for what can't be one."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
-
-
-def text_of(content: Any) -> str:
-    """The text of a `content` field: a text, None, or a list of parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, Sequence):
-        return "".join(json_text(part.get("text")) for part in content if isinstance(part, Mapping))
-    return ""
-
-
-def _chat_choice(payload: Mapping[str, Any]) -> ChatChoice:
-    message = payload.get("message")
-    if not isinstance(message, Mapping):
-        raise ValueError("choices[].message is missing")
+def _chat_choice(fields: Fields) -> ChatChoice:
+    message = fields.object("message")
+    calls = message.objects("tool_calls") if message.look("tool_calls") else []
+    thought = message.text("reasoning_content"), message.text("reasoning")
+    content = message.look("content")
+    message.text("content")  # the parts of any other content stay in the rest
     return ChatChoice(
-        index=payload.get("index", 0),
-        message=Message(
-            role=message.get("role", "assistant"),
-            content=text_of(message.get("content")),
-            reasoning=message.get("reasoning_content") or message.get("reasoning"),
-            tool_calls=tuple(
-                map(parse_tool_call, _objects(message, "tool_calls") if message.get("tool_calls") else ())
-            ),
-            extra=_rest(message, ("role", "content", "reasoning_content", "reasoning", "tool_calls")),
+        index=fields.count("index") or 0,
+        message=ChatMessage(
+            role=message.text("role") or "assistant",
+            content=text_of(content),
+            reasoning=thought[0] or thought[1] or None,
+            tool_calls=tuple(parse_tool_call(call.rest()) for call in calls),
+            extra=message.rest("tool_calls"),
         ),
-        finish_reason=payload.get("finish_reason"),
-        extra=_rest(payload, ("index", "message", "finish_reason")),
+        finish_reason=fields.text("finish_reason"),
+        extra=fields.rest(),
     )
 
 
-def _text_choice(payload: Mapping[str, Any]) -> TextChoice:
-    if not isinstance(payload.get("text"), str):
-        raise ValueError("choices[].text is missing")
+def _text_choice(fields: Fields) -> TextChoice:
     return TextChoice(
-        index=payload.get("index", 0),
-        text=payload["text"],
-        finish_reason=payload.get("finish_reason"),
-        extra=_rest(payload, ("index", "text", "finish_reason")),
+        index=fields.count("index") or 0,
+        text=fields.need("text", str),
+        finish_reason=fields.text("finish_reason"),
+        extra=fields.rest(),
     )
 
 
-def _completion_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("id", "model", "created", "choices", "usage", "stats", "model_info", "runtime", "object")
+def _completion_fields(fields: Fields) -> dict[str, Any]:
     return {
-        "id": payload.get("id"),
-        "model": payload.get("model"),
-        "created": payload.get("created"),
-        "usage": parse_usage(payload.get("usage")),
-        "stats": _record(ServerStats, payload.get("stats")),
-        "model_info": _record(AnsweringModel, payload.get("model_info")),
-        "runtime": _record(Runtime, payload.get("runtime")),
-        "extra": _rest(payload, known),
+        "id": fields.text("id"),
+        "model": fields.text("model"),
+        "created": fields.count("created"),
+        "usage": parse_usage(fields.take("usage", dict)),
+        "stats": _stats(fields.take("stats", dict)),
+        "model_info": _model(fields.take("model_info", dict)),
+        "runtime": _runtime(fields.take("runtime", dict)),
+        "extra": fields.rest("object"),
     }
 
 
-_Record = TypeVar("_Record", ServerStats, AnsweringModel, Runtime)
-
-
-def _record(kind: type[_Record], payload: Any) -> _Record | None:
-    """A small record whose fields are named as in the JSON."""
-    if not isinstance(payload, Mapping):
+def _stats(payload: dict[str, Any] | None) -> ServerStats | None:
+    if payload is None:
         return None
-    names = [name for name in kind.__dataclass_fields__ if name != "extra"]
-    known: dict[str, Any] = {name: payload[name] for name in names if name in payload}
-    known.update((name, tuple(value)) for name, value in known.items() if isinstance(value, list))
-    return kind(**known, extra=_rest(payload, names))
+    fields = Fields(payload)
+    return ServerStats(
+        tokens_per_second=fields.number("tokens_per_second"),
+        time_to_first_token=fields.number("time_to_first_token"),
+        generation_time=fields.number("generation_time"),
+        stop_reason=fields.text("stop_reason"),
+        extra=fields.rest(),
+    )
 
 
-def _list(payload: Mapping[str, Any], name: str) -> list[Any]:
-    value = payload.get(name)
-    if not isinstance(value, list):
-        raise ValueError(f"{name} is not a list")
-    return value
+def _model(payload: dict[str, Any] | None) -> AnsweringModel | None:
+    if payload is None:
+        return None
+    fields = Fields(payload)
+    return AnsweringModel(
+        arch=fields.text("arch"),
+        quant=fields.text("quant"),
+        format=fields.text("format"),
+        context_length=fields.count("context_length"),
+        extra=fields.rest(),
+    )
 
 
-def _objects(payload: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    value = _list(payload, name)
-    if not all(isinstance(item, Mapping) for item in value):
-        raise ValueError(f"{name} is not a list of objects")
-    return value
-
-
-def _rest(payload: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in payload.items() if name not in known}
+def _runtime(payload: dict[str, Any] | None) -> Runtime | None:
+    if payload is None:
+        return None
+    fields = Fields(payload)
+    return Runtime(
+        name=fields.text("name"),
+        version=fields.text("version"),
+        supported_formats=fields.names("supported_formats"),
+        extra=fields.rest(),
+    )

@@ -4,7 +4,7 @@ Five lists speak about models, each with its own names, and none says everything
 
     parse_v0_models      GET /api/v0/models         state and loaded context length; not the size
     parse_v1_models      GET /api/v1/models         instances and size; since 0.4.0
-    parse_openai_models  GET /v1/models             names alone (llama.cpp adds its context in `meta`)
+    parse_openai_models  GET /v1/models             names alone (llama.cpp adds aliases, context, state)
     parse_lms_ls         lms ls --json              what is downloaded, with paths; not the state
     parse_lms_ps         lms ps --json              instances: who is busy, and the time to live
 
@@ -15,11 +15,11 @@ context lengths in tokens, times in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from .fields import Fault, Fields, each, shown
 
 LOADED = "loaded"
 NOT_LOADED = "not-loaded"
@@ -45,8 +45,8 @@ class Instance:
     """Requests that wait for it."""
     parallel: int | None = None
     """Requests that it serves at a time."""
-    ttl: float | None = None
-    """Idle seconds after which LM Studio unloads it; None: never, or not told."""
+    ttl: int | None = None
+    """Idle seconds after which LM Studio unloads it, rounded up; None: never, or not told."""
     last_used: float | None = None
     """Seconds since the epoch."""
     size_bytes: int | None = None
@@ -78,7 +78,8 @@ class ModelInfo:
     """The format of the file: `gguf`, `mlx`, `safetensors`, ..."""
     quantization: str | None = None
     state: str | None = None
-    """`loaded`, `not-loaded`, or whatever else the server says; None: unknown."""
+    """`loaded`, `not-loaded`, or whatever else the server says (llama.cpp's router: `loading`, `sleeping`,
+    `downloading`); None: unknown."""
     max_context_length: int | None = None
     """Tokens the model can have at most."""
     loaded_context_length: int | None = None
@@ -94,6 +95,8 @@ class ModelInfo:
     """The other machine it is on (LM Link), None for this one."""
     instances: tuple[Instance, ...] = ()
     """The loaded copies; only the v1 list tells."""
+    aliases: tuple[str, ...] = ()
+    """Further names that requests can use; only llama.cpp's servers tell."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Every other field, as it came."""
 
@@ -108,44 +111,45 @@ class ModelInfo:
 
 def parse_v0_models(data: Any) -> tuple[ModelInfo, ...]:
     """The body of `GET /api/v0/models`. Raises ValueError if it is no list of models."""
-    return _each(_listed(data, "data"), "data", _v0_model)
+    return each(_listed(data, "data"), "data", _v0_model)
 
 
 def parse_v0_model(data: Any) -> ModelInfo:
     """The body of `GET /api/v0/models/{id}`. Raises ValueError if it is no model."""
-    return _v0_model(_Fields(data, "model"))
+    return _v0_model(Fields(data, "model"))
 
 
 def parse_v1_models(data: Any) -> tuple[ModelInfo, ...]:
     """The body of `GET /api/v1/models`. Raises ValueError if it is no list of models."""
-    return _each(_listed(data, "models"), "models", _v1_model)
+    return each(_listed(data, "models"), "models", _v1_model)
 
 
 def parse_openai_models(data: Any) -> tuple[ModelInfo, ...]:
-    """The body of `GET /v1/models`. The state is unknown. Raises ValueError if it is no list of models.
+    """The body of `GET /v1/models`. Raises ValueError if it is no list of models.
 
     llama.cpp adds `meta`, which stays in `extra`: its `n_ctx` is the loaded context length, `n_ctx_train` the longest.
-    vLLM adds `max_model_len`, which is the loaded one.
+    Its router adds `status`, whose `value` is the state; what it says of a failed load stays in `extra`. All other
+    servers leave the state unknown. vLLM adds `max_model_len`, which is the loaded context length.
     """
-    return _each(_listed(data, "data"), "data", _openai_model)
+    return each(_listed(data, "data"), "data", _openai_model)
 
 
 def parse_lms_ls(data: Any) -> tuple[ModelInfo, ...]:
     """The output of `lms ls --json`. Raises ValueError if it is no list of models."""
-    return _each(_listed(data, None), "ls", _ls_model)
+    return each(_listed(data, None), "ls", _ls_model)
 
 
 def parse_lms_ps(data: Any) -> tuple[Instance, ...]:
     """The output of `lms ps --json`. Raises ValueError if it is no list of instances."""
-    return _each(_listed(data, None), "ps", _ps_instance)
+    return each(_listed(data, None), "ps", _ps_instance)
 
 
 # --- one item of each ------------------------------------------------------------------------------------------
 
 
-def _v0_model(fields: _Fields) -> ModelInfo:
+def _v0_model(fields: Fields) -> ModelInfo:
     return ModelInfo(
-        id=fields.name("id"),
+        id=fields.need("id", str),
         type=_type_name(fields.text("type")),
         publisher=fields.text("publisher"),
         arch=fields.text("arch"),
@@ -161,15 +165,15 @@ def _v0_model(fields: _Fields) -> ModelInfo:
     )
 
 
-def _v1_model(fields: _Fields) -> ModelInfo:
-    key, longest, kind = fields.name("key"), fields.count("max_context_length"), _type_name(fields.text("type"))
+def _v1_model(fields: Fields) -> ModelInfo:
+    key, longest, kind = fields.need("key", str), fields.count("max_context_length"), _type_name(fields.text("type"))
     size = fields.count("size_bytes")
-    items = fields.take("loaded_instances", list)
+    items: list[Any] | None = fields.take("loaded_instances", list)
 
-    def instance(item: _Fields) -> Instance:
-        config = _Fields(item.take("config", dict) or {}, item.where)
+    def instance(item: Fields) -> Instance:
+        config = Fields(item.take("config", dict) or {}, item.where)
         return Instance(
-            identifier=item.name("id"),
+            identifier=item.need("id", str),
             model=key,
             context_length=config.count("context_length"),
             max_context_length=longest,
@@ -179,18 +183,18 @@ def _v1_model(fields: _Fields) -> ModelInfo:
             extra={**config.rest(), **item.rest()},
         )
 
-    instances = _each(items or [], f"{fields.where}.loaded_instances", instance)
+    instances = each(items or [], f"{fields.where}.loaded_instances", instance)
     return ModelInfo(
         id=key,
         type=kind,
         publisher=fields.text("publisher"),
         arch=fields.text("architecture"),
         compatibility_type=fields.text("format"),
-        quantization=fields.inner("quantization", "name"),
+        quantization=fields.inner("quantization", "name") or fields.text("quantization"),
         state=None if items is None else LOADED if instances else NOT_LOADED,
         max_context_length=longest,
         loaded_context_length=instances[0].context_length if instances else None,
-        capabilities=fields.flags("capabilities"),
+        capabilities=tuple(_CAPABILITIES.get(name, name) for name in fields.flags("capabilities")),
         size_bytes=size,
         display_name=fields.text("display_name"),
         instances=instances,
@@ -198,11 +202,14 @@ def _v1_model(fields: _Fields) -> ModelInfo:
     )
 
 
-def _openai_model(fields: _Fields) -> ModelInfo:
+def _openai_model(fields: Fields) -> ModelInfo:
     meta = fields.look("meta")
-    context = _Fields(meta if isinstance(meta, Mapping) else {}, fields.where)
+    context = Fields(meta if isinstance(meta, Mapping) else {}, fields.where)
+    state = fields.inner("status", "value")
     return ModelInfo(
-        id=fields.name("id"),
+        id=fields.need("id", str),
+        aliases=fields.names("aliases"),
+        state=NOT_LOADED if state == "unloaded" else state,
         max_context_length=context.count("n_ctx_train"),
         loaded_context_length=context.count("n_ctx") or fields.count("max_model_len"),
         size_bytes=context.count("size"),
@@ -210,14 +217,14 @@ def _openai_model(fields: _Fields) -> ModelInfo:
     )
 
 
-def _ls_model(fields: _Fields) -> ModelInfo:
+def _ls_model(fields: Fields) -> ModelInfo:
     return ModelInfo(
-        id=fields.name("modelKey"),
+        id=fields.need("modelKey", str),
         type=_type_name(fields.text("type")),
         publisher=fields.text("publisher"),
         arch=fields.text("architecture"),
         compatibility_type=fields.text("format"),
-        quantization=fields.inner("quantization", "name"),
+        quantization=fields.inner("quantization", "name") or fields.text("quantization"),
         max_context_length=fields.count("maxContextLength"),
         capabilities=_cli_capabilities(fields),
         size_bytes=fields.count("sizeBytes"),
@@ -228,18 +235,18 @@ def _ls_model(fields: _Fields) -> ModelInfo:
     )
 
 
-def _ps_instance(fields: _Fields) -> Instance:
+def _ps_instance(fields: Fields) -> Instance:
     ttl, last_used = fields.count("ttlMs"), fields.count("lastUsedTime")
     return Instance(
-        identifier=fields.name("identifier"),
-        model=fields.name("modelKey"),
+        identifier=fields.need("identifier", str),  # empty after `lms load --identifier ""`
+        model=fields.need("modelKey", str),
         context_length=fields.count("contextLength"),
         max_context_length=fields.count("maxContextLength"),
         type=_type_name(fields.text("type")),
         status=fields.text("status"),
         queued=fields.count("queued"),
         parallel=fields.count("parallel"),
-        ttl=None if ttl is None else ttl / 1000,
+        ttl=None if ttl is None else -(-ttl // 1000),
         last_used=None if last_used is None else last_used / 1000,
         size_bytes=fields.count("sizeBytes"),
         device=fields.text("deviceIdentifier"),
@@ -256,103 +263,15 @@ _CAPABILITIES = {"trained_for_tool_use": "tool_use", "trainedForToolUse": "tool_
 """What the other sources call v0's capabilities, where the name differs."""
 
 
-def _cli_capabilities(fields: _Fields) -> tuple[str, ...]:
+def _cli_capabilities(fields: Fields) -> tuple[str, ...]:
     names = [name for name in ("vision", "trainedForToolUse") if fields.take(name, bool)]
     return tuple(_CAPABILITIES.get(name, name) for name in names)
-
-
-# --- reading tolerantly ----------------------------------------------------------------------------------------
-
-
-class _Fields:
-    """Reads the fields of one JSON object; what nobody has read, or can't be read, is the rest."""
-
-    def __init__(self, item: Any, where: str) -> None:
-        if not isinstance(item, Mapping):
-            raise ValueError(f"{where}: an object was expected, not {_kind(item)}")
-        self.where = where
-        self._left = dict(item)
-
-    def look(self, name: str) -> Any:
-        """The field's value, which stays in the rest."""
-        return self._left.get(name)
-
-    def take(self, name: str, kind: type[T]) -> T | None:
-        """The field's value if it is of that type; a null is taken too, and any other value stays in the rest."""
-        value = self._left.get(name)
-        if value is None:
-            self._left.pop(name, None)
-            return None
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            return None
-        del self._left[name]
-        return value
-
-    def text(self, name: str) -> str | None:
-        return self.take(name, str)
-
-    def count(self, name: str) -> int | None:
-        value = self._left.get(name)
-        if isinstance(value, float) and value.is_integer():  # JSON does not tell 4096.0 from 4096
-            self._left[name] = int(value)
-        if isinstance(value, int) and value < 0:  # no count: leave it where it can be seen
-            return None
-        return self.take(name, int)
-
-    def name(self, name: str) -> str:
-        """A text without which the item is none. It may be empty: `lms load --identifier ""` makes such an instance."""
-        value = self.text(name)
-        if value is None:
-            raise ValueError(f"{self.where}.{name}: a name was expected, not {_kind(self._left.get(name))}")
-        return value
-
-    def names(self, name: str) -> tuple[str, ...]:
-        values = self._left.get(name)
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            return ()
-        return tuple(self._left.pop(name))
-
-    def flags(self, name: str) -> tuple[str, ...]:
-        """The names of what is neither false nor null in an object, which stays in the rest, for its details."""
-        value = self._left.get(name)
-        if not isinstance(value, Mapping):
-            return self.names(name)
-        names = [str(key) for key, held in value.items() if held not in (None, False)]
-        return tuple(_CAPABILITIES.get(key, key) for key in names)
-
-    def inner(self, name: str, key: str) -> str | None:
-        """A text inside an object, which stays in the rest, for its details; or the text itself, where it is one."""
-        value = self._left.get(name)
-        if isinstance(value, Mapping):
-            held = value.get(key)
-            return held if isinstance(held, str) else None
-        return self.text(name)
-
-    def rest(self, *known: str) -> dict[str, Any]:
-        """What is left, without the fields named, which say nothing."""
-        return {name: value for name, value in self._left.items() if name not in known}
 
 
 def _listed(data: Any, name: str | None) -> list[Any]:
     """The list itself, or the one under that name."""
     if name is not None:
-        if not isinstance(data, Mapping):
-            raise ValueError(f"{name}: an object with a list of models was expected, not {_kind(data)}")
-        data = data.get(name)
+        data = Fields(data, name).look(name)
     if not isinstance(data, list):
-        raise ValueError(f"{name or 'output'}: a list of models was expected, not {_kind(data)}")
+        raise Fault(name or "output", f"is not a list of models but {shown(data)}")
     return data
-
-
-def _each(items: list[Any], where: str, parse: Callable[[_Fields], T]) -> tuple[T, ...]:
-    return tuple(parse(_Fields(item, f"{where}[{index}]")) for index, item in enumerate(items))
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in its own words."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return f"the text {value[:40]!r}"
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)

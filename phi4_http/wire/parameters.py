@@ -5,7 +5,6 @@ Checked before anything is sent, since servers ignore what they don't understand
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
@@ -14,45 +13,66 @@ from ..errors import InvalidRequest
 
 
 class Parameters(TypedDict, total=False):
-    """Parameters of a completion, all optional. Any other field goes out as it is, by name or in `extra`."""
+    """What can be asked of a completion, all optional; what is left out is up to the server.
+
+    By name, or as a dictionary: `phi.ask(question, **parameters)`. A value out of its range is an `InvalidRequest`
+    before anything is sent. Any other field of the body goes out as it is, by name or in `extra`.
+    """
 
     temperature: float
-    """0 or more; 0 is greedy."""
+    """How freely tokens are drawn: 0 or more; 0 is greedy."""
     top_p: float
-    """0 to 1."""
+    """Draw from the likeliest tokens that together have this probability: 0 to 1."""
     top_k: int
-    """0 or more tokens."""
+    """Draw from this many of the likeliest tokens: 0 or more; 0 is all of them."""
     min_p: float
-    """0 to 1."""
+    """Draw from tokens that have at least this share of the likeliest one's probability: 0 to 1."""
     repeat_penalty: float
+    """What makes tokens that came before less likely: 0 or more; 1 changes nothing."""
     presence_penalty: float
+    """Taken off the score of each token that came before: any number; 0 changes nothing."""
     frequency_penalty: float
+    """Taken off for each time that it came: any number; 0 changes nothing."""
     logit_bias: Mapping[str, float]
+    """Added to the score of a token, by its id."""
     seed: int
+    """With the same seed, server and model, the same tokens are drawn."""
     stop: str | Sequence[str]
+    """A text or several; the reply ends before the first that comes."""
     max_tokens: int
-    """Tokens of the reply, thought included; -1 for no limit."""
+    """Tokens of the reply, thought included: 1 or more, or -1 for no limit."""
     ttl: int
-    """Seconds of idleness after which LM Studio unloads the model, if this request loads it just in time."""
+    """Seconds of idleness after which LM Studio unloads the model, if this request loads it just in time: 1 or more."""
     response_format: Mapping[str, Any]
     """`json_schema` constrains from the first token, so that no thought is possible with it."""
     tools: Sequence[Mapping[str, Any]]
+    """What the model can call, each as in OpenAI's API."""
     tool_choice: str | Mapping[str, Any]
+    """`auto`, `none`, `required`, or the one to call."""
     draft_model: str
+    """The key of a small model whose guesses the large one checks."""
     stream_options: Mapping[str, Any]
+    """A stream ends with token counts, unless this says `{"include_usage": False}`."""
     extra: Mapping[str, Any]
     """Further fields of the body, as they are."""
 
 
 class AskParameters(Parameters, total=False):
-    """Parameters of a question to Phi-4-reasoning-plus: see `Rescue` for the further ones."""
+    """What can be asked of a reply of Phi-4-reasoning-plus: `Parameters`, and when its thought is ended for it.
+
+    The further ones are those of `Rescue`, for this question alone; they are not sent.
+    """
 
     thinking_budget: int
-    """Tokens of thought after which it is ended for the model, which then answers."""
+    """Tokens of thought after which it is ended for the model, which then answers: 1 or more."""
     on_unclosed: Literal["return", "answer"]
+    """What happens where the model stops inside its thought: it is returned, or ended and answered."""
     on_loop: Literal["ignore", "answer"]
+    """What happens where a thought goes round in circles: nothing, or it is ended and answered."""
     loop_repeats: int
+    """How often the same sentence, among the last 64, makes a thought a circle: 2 or more."""
     notice: str
+    """The last words of a thought that is ended for the model, before its closing tag."""
 
 
 def _number(value: Any) -> bool:
@@ -93,6 +113,9 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "stream_options": ("a mapping", lambda value: isinstance(value, Mapping)),
 }
 
+_RESCUE = AskParameters.__annotations__.keys() - Parameters.__annotations__.keys()
+"""The parameters of a question that are no fields of its body."""
+
 _RESERVED = ("model", "messages", "prompt", "stream", "input")
 
 
@@ -110,11 +133,25 @@ def check(parameters: Mapping[str, Any]) -> dict[str, Any]:
             wanted, holds = _RULES[name]
             if not holds(value):
                 raise InvalidRequest(f"{name} is {value!r}: it takes {wanted}")
-        elif near := difflib.get_close_matches(name.lower(), _RULES, n=1, cutoff=0.8):
+        elif near := _nearest(name):
             raise InvalidRequest(
-                f"{name!r} is not a parameter, {near[0]!r} is; a field of that very name goes in extra={{…}}"
+                f"{name!r} is not a parameter, {near!r} is; a field of that very name goes in extra={{…}}"
             )
     for name in _RESERVED:
         if name in fields or name in extra:
             raise InvalidRequest(f"{name!r} is set by the call itself, it can't be among the parameters")
     return {**fields, **extra}
+
+
+def _nearest(name: str) -> str | None:
+    """The parameter whose name this one nearly is."""
+    import difflib  # only here: few requests have a field that is not known, and every one loads this module
+
+    return next(iter(difflib.get_close_matches(name.lower(), _RULES, n=1, cutoff=0.8)), None)
+
+
+def rescue_settings(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a question's parameters says what is done about its thought, and the rest."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    rest = {name: given[name] for name in given if name not in _RESCUE}
+    return {name: given[name] for name in given if name in _RESCUE}, rest

@@ -58,7 +58,7 @@ def test_a_shorter_context_than_asked_for_has_its_own_exit_code(world: World) ->
     world.set(cut_context=2048)
     ran = run(world, "load", QWEN, "--context-length", "8192", "--json")
     error = ran.objects[-1]
-    assert (ran.code, error["error"], error["asked"], error["loaded"]) == (6, "ContextTooShort", 8192, 2048)
+    assert (ran.code, error["error"], error["needed"], error["limit"]) == (6, "ContextTooShort", 8192, 2048)
     assert run(world, "unload", "--all").code == 0
     assert run(world, "load", QWEN, "--context-length", "8192", "--allow-shorter").code == 0
 

@@ -240,8 +240,8 @@ def test_a_context_counts_in_the_estimate(face: Face, world: World) -> None:
     with pytest.raises(DoesNotFit) as caught:
         face.manager(memory_limit=8 * GIB).get(LLAMA, LoadConfig(context_length=131072))
     assert caught.value.limit == 8 * GIB
-    assert caught.value.required is not None
-    assert caught.value.required > 8 * GIB
+    assert caught.value.needed is not None
+    assert caught.value.needed > 8 * GIB
     assert world.loaded == []
 
 
@@ -249,7 +249,7 @@ def test_without_estimates_the_files_size_counts(no_lms: Face, caplog: pytest.Lo
     """Nobody but `lms` estimates: the log says that the number is too low."""
     with pytest.raises(DoesNotFit) as caught:
         no_lms.manager(memory_limit=4 * GIB).get(QWEN)
-    assert caught.value.required == 4_683_073_504
+    assert caught.value.needed == 4_683_073_504
     assert "it will take more than that" in caplog.text
 
 

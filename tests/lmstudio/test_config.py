@@ -175,7 +175,7 @@ def test_parallel_is_refused_for_embeddings() -> None:
         (LoadConfig(context_length=4096), Instance("i", "m"), ()),
         (LoadConfig(parallel=4), Instance("i", "m", parallel=2), ("parallel",)),
         (LoadConfig(parallel=2), Instance("i", "m", parallel=4), ()),
-        (LoadConfig(gpu="max", ttl=5), Instance("i", "m", ttl=60.0), ()),
+        (LoadConfig(gpu="max", ttl=5), Instance("i", "m", ttl=60), ()),
         (LoadConfig(flash_attention=True), Instance("i", "m", extra={"flash_attention": False}), ("flash_attention",)),
         (LoadConfig(num_experts=4), Instance("i", "m", extra={"num_experts": 4}), ()),
         (LoadConfig(identifier="x"), Instance("i", "m"), ("identifier",)),

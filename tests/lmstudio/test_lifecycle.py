@@ -282,7 +282,7 @@ def test_a_loaded_model_with_a_shorter_context_is_an_error(face: Face, world: Wo
     world.put(LLAMA)
     with pytest.raises(ContextTooShort) as caught:
         face.call("load", LLAMA, LONG)
-    assert (caught.value.asked, caught.value.loaded, caught.value.identifier) == (8192, 4096, LLAMA)
+    assert (caught.value.needed, caught.value.limit, caught.value.identifier) == (8192, 4096, LLAMA)
     assert world.loaded == [LLAMA]
 
 
@@ -340,7 +340,7 @@ def test_a_context_cut_by_the_backend_is_an_error(ways: Any, face: Face, world: 
     world.set(cut_context=4096)
     with pytest.raises(ContextTooShort) as caught:
         face.call("load", LLAMA, LoadConfig(context_length=32768), **ways)
-    assert (caught.value.asked, caught.value.loaded) == (32768, 4096)
+    assert (caught.value.needed, caught.value.limit) == (32768, 4096)
     assert world.loaded == [LLAMA]
 
 
@@ -358,7 +358,7 @@ def test_the_servers_own_length_counts_where_it_is_shorter(face: Face, world: Wo
     world.set(server_sees=2048)
     with pytest.raises(ContextTooShort) as caught:
         face.call("load", LLAMA, LONG)
-    assert caught.value.loaded == 2048
+    assert caught.value.limit == 2048
 
 
 def test_another_lm_studio_behind_the_address_is_found_out(face: Face, world: World) -> None:

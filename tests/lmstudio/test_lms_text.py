@@ -158,7 +158,7 @@ def test_memory_that_is_missing_is_read_where_it_is_told() -> None:
     text = "Error: Model loading was stopped due to insufficient system resources. It requires approximately 24.00 GB."
     error = load_error(said(text), "k")
     assert isinstance(error, DoesNotFit)
-    assert error.required == 24_000_000_000
+    assert error.needed == 24_000_000_000
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from support import GUARD
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from phi4_http.phi4.facts import SYSTEM_PROMPT
-from phi4_http.wire.answers import text_of
+from phi4_http.wire.fields import text_of
 
 MODEL = "microsoft/phi-4-reasoning-plus"
 SPECIAL = ("<|im_start|>", "<|im_sep|>", "<|im_end|>", "<think>", "</think>")

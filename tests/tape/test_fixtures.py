@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tools import compose_fixtures
 
+from phi4_http.errors import TapeError
 from phi4_http.phi4.facts import SYSTEM_PROMPT
 from phi4_http.tape.check import check_tape
-from phi4_http.tape.errors import TapeError
 from phi4_http.tape.exchange import End, Exchange
 from phi4_http.tape.format import load_tape
 from phi4_http.tape.shipped import shipped

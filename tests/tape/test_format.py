@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from phi4_http.tape import errors
-from phi4_http.tape.errors import TapeError
+from phi4_http import tape
+from phi4_http.errors import TapeError
 from phi4_http.tape.exchange import Cut, End, Exchange, InMemory, OnDisk, RecordedRequest
 from phi4_http.tape.format import ExchangeWriter, exchange_files, load_exchange, load_tape, write_exchange
 
@@ -322,7 +322,7 @@ def test_cuts_in_memory_must_add_up() -> None:
 
 def test_the_documented_example_is_a_tape(tmp_path: Path) -> None:
     """The example on the page about the format is read, and the page names every field that is written."""
-    page = (Path(errors.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+    page = (Path(tape.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
     text = page.partition("```json\n")[2].partition("```")[0]
     (tmp_path / "example.json").write_text(text, encoding="utf-8")
     (tmp_path / "example.sse").write_bytes(b"x" * 574)

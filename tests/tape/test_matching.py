@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi4_http.tape.errors import TapeMismatch
+from phi4_http.errors import TapeMismatch
 from phi4_http.tape.exchange import RecordedRequest
 from phi4_http.tape.matching import Match, Selection, difference
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phi4_http.errors import TapeError
 from phi4_http.tape.check import Problem, check_tape
-from phi4_http.tape.errors import TapeError
 from phi4_http.tape.exchange import Exchange
 from phi4_http.tape.format import load_tape, write_exchange
 from phi4_http.tape.show import table, time_line

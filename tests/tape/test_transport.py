@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phi4_http.tape.errors import TapeError, TapeMismatch
+from phi4_http.errors import TapeError, TapeMismatch
 from phi4_http.tape.exchange import End, Exchange
 from phi4_http.tape.format import load_tape, write_exchange
 from phi4_http.tape.matching import Match

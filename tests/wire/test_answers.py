@@ -16,16 +16,15 @@ from support import EXCHANGES
 from phi4_http.events import ToolCall, Usage
 from phi4_http.wire.answers import (
     AnsweringModel,
-    Message,
+    ChatMessage,
     Runtime,
     ServerStats,
     parse_chat,
     parse_completion,
     parse_embeddings,
-    parse_tool_call,
-    parse_usage,
-    text_of,
 )
+from phi4_http.wire.fields import text_of
+from phi4_http.wire.parts import parse_tool_call, parse_usage
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "v0-chat": parse_chat,
@@ -63,7 +62,7 @@ def test_the_native_api_tells_its_figures() -> None:
     assert chat.model_info == AnsweringModel("phi3", "Q4_K_M", "gguf", 8192)
     assert chat.runtime == Runtime("llama.cpp-linux-x86_64-nvidia-cuda-avx2", "1.50.2", ("gguf",))
     assert chat.usage == Usage(249, 26, 275)
-    assert chat.choices[0].message == Message("assistant", "<think>7 × 8 = 56.</think>7 × 8 = **56**.")
+    assert chat.choices[0].message == ChatMessage("assistant", "<think>7 × 8 = 56.</think>7 × 8 = **56**.")
     assert (chat.choices[0].finish_reason, chat.choices[0].index) == ("stop", 0)
     assert chat.choices[0].extra == {"logprobs": None}
 
@@ -99,11 +98,23 @@ def test_unknown_fields_and_values_are_kept_everywhere() -> None:
     assert chat.choices[0].message.extra == {"refusal": None}
 
 
+def test_a_known_field_of_an_odd_kind_is_kept_in_the_rest() -> None:
+    """A value has the types that it says it has, and nothing is lost."""
+    parts = [{"type": "image_url", "image_url": {}}, {"type": "text", "text": "a"}]
+    message = {"role": 7, "content": parts, "reasoning": {"a": 1}}
+    choice = {"index": "x", "message": message, "finish_reason": 3}
+    chat = parse_chat({"id": 5, "model": ["m"], "usage": "many", "stats": {"stop_reason": 1}, "choices": [choice]})
+    assert chat.extra == {"id": 5, "model": ["m"], "usage": "many"}
+    assert chat.stats == ServerStats(extra={"stop_reason": 1})
+    assert chat.choices[0].extra == {"index": "x", "finish_reason": 3}
+    assert chat.choices[0].message == ChatMessage("assistant", "a", extra=message)
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_the_servers_own_split_is_kept(name: str) -> None:
     """A thought in a field of its own is the message's reasoning."""
     payload = {"choices": [{"message": {"role": "assistant", "content": "b", name: "a"}}]}
-    assert parse_chat(payload).choices[0].message == Message("assistant", "b", reasoning="a")
+    assert parse_chat(payload).choices[0].message == ChatMessage("assistant", "b", reasoning="a")
 
 
 def test_a_message_of_tool_calls_has_no_text() -> None:
@@ -133,7 +144,7 @@ def test_a_usage_that_is_no_object_is_none(payload: Any) -> None:
     assert parse_usage(payload) is None
 
 
-@pytest.mark.parametrize("value", ["9", 1.5, True, -1, None, [1], 10**400])
+@pytest.mark.parametrize("value", ["9", 1.5, True, -1, [1], 10**400])
 def test_a_count_that_is_none_stays_in_the_rest(value: Any) -> None:
     """What can't be a number of tokens is not taken for one."""
     usage = parse_usage({"prompt_tokens": value, "completion_tokens": 4})

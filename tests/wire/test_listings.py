@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lmstudio import backend
+from support import EXCHANGES
 
 from phi4_http.wire.listings import (
     Instance,
@@ -100,6 +101,42 @@ def test_llama_cpp_tells_its_context_in_meta() -> None:
     (model,) = parse_openai_models({"data": [{"id": "tiny", "object": "model", "meta": meta}]})
     assert (model.loaded_context_length, model.max_context_length, model.size_bytes) == (4096, 32768, 468736)
     assert (model.state, model.extra["meta"]) == (None, meta)
+
+
+def test_the_aliases_of_llama_cpp_are_read_as_recorded() -> None:
+    """Each further name that a request may use, beside the one that is listed."""
+    (model,) = parse_openai_models(json.loads(EXCHANGES["cpp-aliases-models"].body))
+    assert (model.id, model.aliases) == ("phi-4-reasoning-plus", ("phi-4-reasoning-plus", "second"))
+    assert (model.state, model.loaded_context_length) == (None, 4096)
+    assert "aliases" not in model.extra
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "loaded"),
+    [
+        ({"value": "unloaded"}, "not-loaded", False),
+        ({"value": "unloaded", "failed": True, "exit_code": 1}, "not-loaded", False),
+        ({"value": "loaded", "args": ["-c", "4096"]}, "loaded", True),
+        ({"value": "loading"}, "loading", None),
+        ({"value": "sleeping"}, "sleeping", None),
+        ({"value": "downloading"}, "downloading", None),
+        ({"value": 3}, None, None),
+        ("loaded", None, None),
+        (None, None, None),
+    ],
+)
+def test_the_states_of_llama_cpp_s_router_are_read(status: Any, state: str | None, loaded: bool | None) -> None:
+    """Its word for what is not loaded becomes LM Studio's, the others stay; the details can still be read."""
+    (model,) = parse_openai_models({"data": [{"id": "m", "status": status}]})
+    assert (model.state, model.loaded, model.extra["status"]) == (state, loaded, status)
+
+
+@pytest.mark.parametrize(("milliseconds", "seconds"), [(600_000, 600), (1, 1), (1001, 2), (0, 0), (None, None)])
+def test_a_time_to_live_is_in_whole_seconds(milliseconds: int | None, seconds: int | None) -> None:
+    """Rounded up: what lives is not said to be dead."""
+    (one,) = parse_lms_ps([{"identifier": "a", "modelKey": "m", "ttlMs": milliseconds}])
+    assert one.ttl == seconds
+    assert not isinstance(one.ttl, float)
 
 
 def test_openai_names_alone_are_a_list() -> None:

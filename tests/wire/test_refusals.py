@@ -1,8 +1,10 @@
-"""Bodies out, refusals in."""
+"""What an answer that is no good answer means."""
 
 from __future__ import annotations
 
 import json
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +14,6 @@ from hypothesis import strategies as st
 from phi4_http.errors import (
     AuthError,
     ContextOverflow,
-    InvalidRequest,
     LoadFailed,
     ModelLoading,
     ModelNotFound,
@@ -20,7 +21,7 @@ from phi4_http.errors import (
     Phi4Error,
     ServerError,
 )
-from phi4_http.wire.refusals import encode, failure, read_json, refusal
+from phi4_http.wire.refusals import LOOKED_AT, failure, read_json, refusal
 
 URL = "http://127.0.0.1:1234/v1/chat/completions"
 
@@ -32,47 +33,6 @@ def fail(payload: Any, status: int | None = None, **options: Any) -> Phi4Error:
 def refuse(body: bytes | str, status: int = 200, content_type: str | None = "application/json") -> Phi4Error:
     data = body.encode() if isinstance(body, str) else body
     return refusal(data, url=URL, status=status, content_type=content_type)
-
-
-# --- bodies out -------------------------------------------------------------------------------------------------------
-
-
-def test_a_body_is_utf8_json_with_nothing_escaped() -> None:
-    """Characters go out as themselves, not as escapes, which would cost a server's tokeniser nothing and us bytes."""
-    assert encode({"text": "é 中 🧠", "number": 0.8}) == '{"text":"é 中 🧠","number":0.8}'.encode()
-
-
-@given(
-    st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]))
-    )
-)
-@settings(deadline=None)
-def test_what_goes_out_is_what_was_given(body: dict[str, str]) -> None:
-    """Any text survives."""
-    assert json.loads(encode(body)) == body
-
-
-@pytest.mark.parametrize("text", ["a\ud800", "\udc80b", "🧠\ude00"])
-def test_half_a_character_is_refused_with_where_it_stands(text: str) -> None:
-    """A lone surrogate can't be sent as UTF-8; the text before it is told."""
-    with pytest.raises(InvalidRequest, match="surrogate"):
-        encode({"messages": [{"content": text}]})
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, b"x"])
-def test_what_json_can_t_hold_is_refused(value: Any) -> None:
-    """No number that is none, no bytes, no objects."""
-    with pytest.raises(InvalidRequest):
-        encode({"x": value})
-
-
-def test_what_holds_itself_is_refused() -> None:
-    """A body without end is an invalid request, not a crash."""
-    body: dict[str, Any] = {}
-    body["x"] = body
-    with pytest.raises(InvalidRequest):
-        encode(body)
 
 
 # --- overflow ---------------------------------------------------------------------------------------------------------
@@ -182,6 +142,10 @@ def test_other_talk_of_contexts_is_no_overflow(text: str) -> None:
         ({"error": {"message": "Loading model", "code": 503}}, 503, ModelLoading),
         ({"error": {"message": "Overloaded"}}, 503, ServerError),
         ({"error": {"message": "boom"}}, 500, ServerError),
+        ({"error": None, "message": "boom"}, 500, ServerError),
+        ({"detail": "Method Not Allowed"}, 405, NotLMStudio),
+        ({"error": {"message": "This server does not support embeddings.", "code": 501}}, 501, NotLMStudio),
+        ({"error": {"message": "gone", "code": "model_not_found"}}, 501, ModelNotFound),
         ({"error": "Unexpected endpoint or method. (GET /x)"}, 200, NotLMStudio),
         ({"detail": "Not Found"}, 404, NotLMStudio),
         ({"error": {"message": "File Not Found", "type": "not_found_error", "code": 404}}, 404, NotLMStudio),
@@ -323,3 +287,121 @@ def test_json_that_is_too_deep_or_too_long_to_read_is_no_json(piece: str) -> Non
     """What makes `json.loads` give up is an error of this library, not one of Python's."""
     error = refuse(piece * 100_000)
     assert isinstance(error, NotLMStudio)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "missing"),
+    [
+        ('{"error": "Unexpected endpoint or method. (GET /x)"}', 200, True),
+        ('{"detail": "Not Found"}', 404, True),
+        ("404 page not found", 404, True),
+        ("<html>nothing here</html>", 404, True),
+        ('{"detail": "Method Not Allowed"}', 405, True),
+        ("", 501, True),
+        ("<html>sign in</html>", 200, False),
+        ("hello", 200, False),
+        ("moved", 302, False),
+    ],
+)
+def test_an_endpoint_that_is_missing_is_told_from_a_server_that_is_another(
+    body: str, status: int, missing: bool
+) -> None:
+    """Where the server says that there is none, another endpoint may be there."""
+    error = refuse(body, status)
+    assert isinstance(error, NotLMStudio)
+    assert error.missing is missing
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"error": None, "message": "boom"},
+        {"error": "", "message": "boom"},
+        {"error": {}, "message": "boom"},
+        {"error": True, "message": "boom"},
+        {"error": {"code": 7}, "message": "boom"},
+        {"error": {"message": None, "detail": "boom"}},
+        {"error": "boom", "message": "something else"},
+    ],
+)
+def test_the_message_is_found_where_the_error_is_empty(payload: Any) -> None:
+    """The error itself counts first; without words in it, those beside it do."""
+    for error in (fail(payload, 500), refuse(json.dumps(payload), 500)):
+        assert isinstance(error, ServerError)
+        assert error.message == "boom"
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    """Some servers write it into every answer: where a stream was asked for, JSON came."""
+    error = refuse('{"error": null, "choices": []}')
+    assert isinstance(error, NotLMStudio)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "keep the first 9 tokens when context the overflows ",
+        "does not fit in context length has 9 ",
+        "maximum context length is 9 tokens requested ",
+        "n_keep: 9 n_keep (9) request (9 tokens) ",
+        "9",
+        " ",
+        "data:\n",
+        "é",
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "JSON"])
+def test_a_long_error_takes_no_longer_than_its_length(unit: str, form: str) -> None:
+    """Of 8 million characters one is looked at, and the message says that it was cut."""
+    text = "boom " + unit * (8_000_000 // len(unit)) + "."
+    began = time.perf_counter()
+    error = refuse(text if form == "text" else json.dumps({"error": {"message": text}}), 500)
+    assert time.perf_counter() - began < 5
+    assert isinstance(error, ServerError)
+    assert len(error.message) < LOOKED_AT + 100
+    assert error.message.startswith("boom ") or isinstance(error, ContextOverflow)
+    assert "[cut: " in error.message
+
+
+def nested(depth: int, form: str) -> str:
+    opened, closed = {"array": ("[", "]"), "object": ('{"message":', "}")}[form]
+    return '{"error": ' + opened * depth + "1" + closed * depth + "}"
+
+
+@pytest.mark.parametrize("form", ["array", "object"])
+@pytest.mark.parametrize("depth", [500, 900, 100_000])
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_refusal_of_any_depth_is_an_error_of_ours(form: str, depth: int, status: int) -> None:
+    """Never a RecursionError, however much of the stack is used already."""
+    assert isinstance(refuse(nested(depth, form), status), Phi4Error)
+    with pytest.raises(Phi4Error):
+        read_json(nested(depth, form).encode(), url=URL, status=status, content_type=None)
+
+
+def test_what_was_read_with_a_deeper_stack_is_told_with_a_shallow_one() -> None:
+    """A stream's data has been read elsewhere; what can't be written again is said to be nested too deep."""
+    payload: Any = "x"
+    for _ in range(sys.getrecursionlimit() * 200):
+        payload = [payload]
+    error = fail({"error": {"message": payload, "code": payload, "type": payload}}, 500)
+    assert isinstance(error, ServerError)
+    assert (error.code, error.kind) == (None, None)
+    assert "nested too deep" in error.message
+
+
+@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 19, "9" * 20, ",,,", "٣٤", "9,", "0"])
+def test_a_number_of_any_length_and_form_is_read_or_left(number: str) -> None:
+    """It is an overflow all the same."""
+    error = fail({"error": f"request ({number} tokens) exceeds the available context size ({number} tokens)"}, 400)
+    assert isinstance(error, ContextOverflow)
+    assert error.needed is None or 0 <= error.needed < 2**63
+    assert str(error)
+
+
+@pytest.mark.parametrize("value", [10**4000, -1, 1.5, 8192.0, True, "8192", None, [8192], float("inf")])
+def test_a_number_in_a_field_is_a_count_or_none(value: Any) -> None:
+    """llama.cpp's own fields are not believed blindly."""
+    error = fail({"error": {"message": "x", "type": "exceed_context_size_error", "n_ctx": value}}, 400)
+    assert isinstance(error, ContextOverflow)
+    assert error.limit == (8192 if value == 8192 and not isinstance(value, str) else None)
+    assert str(error)

@@ -116,7 +116,7 @@ def load_error(done: Completed, key: str) -> Phi4Error:
 def no_room(message: str) -> DoesNotFit:
     """The exception for a load that LM Studio's guardrails stopped, with the bytes needed where it tells them."""
     found = re.search(rf"requires approximately ({_SIZE})", message)
-    return DoesNotFit(message, required=parse_size(found[1]) if found else None)
+    return DoesNotFit(message, needed=parse_size(found[1]) if found else None)
 
 
 def is_unreachable(message: str) -> bool:
