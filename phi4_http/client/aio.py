@@ -353,7 +353,7 @@ class AsyncReplyStream(ReplyProgress):
             async with contextlib.aclosing(self._iterate_part(decoder)) as events:
                 async for event in events:
                     yield event
-            if decoder.wants_answer:
+            if decoder.wants_answer():
                 prompt = await self._client.run(prepared.raw_prompt())
                 body = prepared.continued(decoder.continued(prompt.text))
                 self._response = await self._open(endpoints.path("v1", "completions"), body)

@@ -347,7 +347,7 @@ class ReplyStream(ReplyProgress):
         fault: Phi4Error | None = None
         try:
             yield from self._iterate_part(decoder)
-            if decoder.wants_answer:
+            if decoder.wants_answer():
                 prompt = self._client.run(prepared.raw_prompt())
                 body = prepared.continued(decoder.continued(prompt.text))
                 self._response = self._open(endpoints.path("v1", "completions"), body)
