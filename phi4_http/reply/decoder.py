@@ -1,45 +1,34 @@
-"""From the data of server-sent events to a reply: events on the way, and how it ended.
+"""From the data of server-sent events to a reply: the JSON of a stream, what it says, and the events it makes.
 
-`ReplyDecoder` knows the JSON of a stream; it does no I/O and reads no clock (times are handed in), so both faces and
-every test drive the same code. It decides the outcome: a reply is finished when a *finish reason* was seen. `[DONE]`
-alone, a clean end alone, or a 200 alone are each seen on failures.
+`ReplyDecoder` does no I/O and reads no clock (times are handed in), so both faces and every test drive the same code.
+It hands the text to the splitter and keeps the rest. How a reply ended is decided in `outcome`, what becomes of a
+thought that does not end in `rescue`. Nearly every chunk is one more piece of text and takes a shortcut (`frame`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import (
-    CannotContinue,
-    ContextOverflow,
-    EmptyReply,
-    NotLMStudio,
-    Phi4Error,
-    ServerUnreachable,
-    SilentOverflow,
-    StreamCut,
-)
-from ..events import Event, Finished, Forced, Outcome, Reply, TextEvent, Thinking, Thought, Usage
+from ..errors import Phi4Error
+from ..events import Event, Finished, Outcome, Reply, TextEvent, ToolCall, Usage
 from ..wire.fields import json_text, text_of
 from ..wire.parts import parse_tool_call, parse_usage
 from ..wire.refusals import failure
-from .rescue import Rescue, ThoughtWatch
+from .characters import LEVELS, REPLACEMENT, HalfFilter, bounded, has_half, whole
+from .frame import Frame, decode_json, delta_of, only_text, texts_of
+from .outcome import Seen, conclude, notes
+from .rescue import Continuation, Rescue
 from .splitter import ThinkSplitter
 from .timing import Clock
 
-# What `json.loads` does around it takes as long as a small chunk does.
-_decode_json = json.JSONDecoder().raw_decode
 _DONE = "[DONE]"
-_KNOWN = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices", "usage"})
+_USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices", "usage"})
 # The server's own figures: LM Studio's v0 calls them stats, llama.cpp timings.
 _SERVER_STATS = ("stats", "timings")
-_LENGTH = ("length", "max_tokens")
-_TOOL_CALLS = ("tool_calls", "function_call")
-# Between a thought that is ended for the model and its solution.
-_GAP = "\n\n"
+# Frames that may be made for nothing, one after the other: some servers make no two chunks alike.
+_FRAMES = 8
 
 
 class ReplyDecoder:
@@ -47,9 +36,9 @@ class ReplyDecoder:
 
     `feed` takes the data of one server-sent event, `close` the end of the stream; both return events. After `close`,
     `reply` is the result and `error` what is to be raised, or None. `done` says that nothing more needs to be read.
-    `started` and every `at` are seconds on one monotonic clock. A reply may have two parts: where `wants_answer` is
-    set when the first one's stream is over, `answer` begins the second. `expects_thought` makes a reply without one
-    say so in its notes.
+    `started` and every `at` are seconds on one monotonic clock. A reply may have two parts: where `wants_answer()` is
+    true when the first one's stream is over, the model is to be asked to go on from `continued(prompt)`, and `answer`
+    begins the second. `expects_thought` makes a reply without one say so in its notes.
     """
 
     def __init__(
@@ -63,28 +52,18 @@ class ReplyDecoder:
         rescue: Rescue | None = None,
         expects_thought: bool = False,
     ) -> None:
-        self._rescue = rescue or Rescue()
-        self._watch = ThoughtWatch(self._rescue) if self._rescue.watches else None
-        self._follows = self._watch is not None
-        self._end_because: Literal["budget", "loop", "unclosed"] | None = None
-        self._forced: Forced | None = None
-        self._expects_thought = expects_thought
-        self.dropped: tuple[Mapping[str, Any], ...] = ()
-        self._splitter = ThinkSplitter(opener=opener, closer=closer, profile=profile)
         self._url = url
+        self._expects_thought = expects_thought
         self._clock = Clock(started)
-        self._id: str | None = None
-        self._model: str | None = None
-        self._finish_reason: str | None = None
-        self._usage: Usage | None = None
-        self._server_stats: Mapping[str, Any] | None = None
-        self._extra: dict[str, Any] = {}
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._width = -1  # how many fields the last chunk had that was looked at whole
-        self._saw_data = False
-        self._saw_delta = False
-        self._from_field = False
-        self._unreadable: str | None = None
+        self._splitter = ThinkSplitter(opener=opener, closer=closer, profile=profile)
+        self._parts = Continuation(rescue or Rescue(), self._splitter)
+        self._content, self._reasoning = HalfFilter(), HalfFilter()
+        self._said = _Said()
+        self._frame: Frame | None = None
+        self._frames = _FRAMES
+        self._add_text = self._splitter.feed  # where the text in a frame belongs
+        self._follows = self._parts.follows
+        self.dropped: tuple[Mapping[str, Any], ...] = ()
         self.request_id: str | None = None
         self.done = False
         self.error: Phi4Error | None = None
@@ -94,208 +73,32 @@ class ReplyDecoder:
         """The data of one event that arrived at `at`, and the name of the event."""
         if self.done or not data:
             return []
-        chunk = self._read(data, event)
-        if chunk is None:
-            return []
-        text = self._plain_text(chunk)
-        events = self._take(chunk, event) if text is None else self._splitter.feed(text)
+        text = self._frame.text(data) if self._frame is not None else None
+        if text is not None and event != "error" and not has_half(text):
+            self._frames = _FRAMES
+            events = self._add_text(text)
+        else:
+            chunk = self._read(data, event)
+            if chunk is None:
+                return []
+            events = self._take(chunk, event, data)
         # Nearly always one more delta of the kind that is running.
         if len(events) != 1 or type(events[0]) is not self._clock.running:
             self._clock.note(events, at)
-        return self._followed(events) if self._follows else events  # type: ignore[return-value]  # a list of some
-
-    def _followed(self, events: list[TextEvent]) -> list[Event]:
-        """The same events, of a thought that is watched or was ended; a Thought says if it was."""
-        if self._watch is not None and self._forced is None:
-            self._watch_for_end(events, self._watch)
-        if self._forced is not None:
-            events = [replace(event, forced=True) if isinstance(event, Thought) else event for event in events]
+        if self._follows:
+            events = self._parts.follow(events)
+            self.done = self.done or self._parts.awaited
         return events  # type: ignore[return-value]  # a list of some of its members
-
-    def _read(self, data: str, event: str) -> dict[str, Any] | None:
-        """The JSON object of an event, or None where it has no more to say."""
-        try:
-            chunk, end = _decode_json(data)
-            if end == len(data) and type(chunk) is dict:
-                return chunk
-        except (ValueError, RecursionError):
-            pass
-        if data == _DONE:
-            self.done = self._saw_data = True
-            return None
-        if event == "error":
-            return {"error": data}
-        if data[:1].isspace() or data[-1:].isspace():
-            return self._read(data.strip(), event) if data.strip() else None
-        self._unreadable, self.done = data, True
-        return None
-
-    def _plain_text(self, chunk: dict[str, Any]) -> str | None:
-        """The text of a chunk like the one before it, that holds nothing but more text; None for any other."""
-        choices = chunk.get("choices")
-        if len(chunk) != self._width or type(choices) is not list or len(choices) != 1:
-            return None
-        choice = choices[0]
-        if type(choice) is not dict or choice.get("finish_reason") or choice.get("index") or "error" in chunk:
-            return None
-        delta = choice.get("delta")
-        if type(delta) is not dict or len(delta) != 1:
-            return None
-        text = delta.get("content")
-        return text if type(text) is str else None
-
-    def _take(self, chunk: dict[str, Any], event: str) -> list[TextEvent]:
-        """Any chunk."""
-        self._saw_data = True
-        if event == "error" or chunk.get("error") is not None:  # some servers say `"error": null` in every chunk
-            self.error, self.done = failure(chunk, url=self._url, status=200, model=self._model), True
-            return []
-        self._note(chunk)
-        events: list[TextEvent] = []
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and not choice.get("index"):
-                events += self._choice(choice)
-        return events
-
-    def _note(self, chunk: dict[str, Any]) -> None:
-        """What rarely comes: names at the start, figures at the end, fields that nobody knows."""
-        self._width = len(chunk)
-        self._id = self._id or chunk.get("id")
-        self._model = self._model or chunk.get("model")
-        if chunk.get("usage"):
-            self._usage = parse_usage(chunk["usage"])
-        for name in _SERVER_STATS:
-            if isinstance(chunk.get(name), Mapping):
-                self._server_stats = chunk[name]
-        self._extra.update(
-            (name, value) for name, value in chunk.items() if name not in _KNOWN and name not in _SERVER_STATS
-        )
-
-    def _choice(self, choice: Mapping[str, Any]) -> list[TextEvent]:
-        # `message` is a whole answer where a stream was asked for, `text` a continued raw prompt.
-        delta = choice.get("delta") or choice.get("message")
-        delta = delta if isinstance(delta, dict) else {}
-        if choice.get("finish_reason"):
-            self._finish_reason = json_text(choice["finish_reason"])
-        if delta or "text" in choice:
-            self._saw_delta = True
-        events: list[TextEvent] = []
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        if reasoning and isinstance(reasoning, str):
-            self._from_field = True
-            events += self._splitter.feed_reasoning(reasoning)
-        content = delta.get("content") or choice.get("text")
-        if content:
-            events += self._splitter.feed(text_of(content))
-        if isinstance(delta.get("tool_calls"), list):
-            self._collect(delta["tool_calls"])
-        return events
-
-    def _collect(self, parts: list[Any]) -> None:
-        """Tool calls come in pieces that belong together by their index."""
-        for position, part in enumerate(parts):
-            if not isinstance(part, dict):
-                continue
-            index = part.get("index")
-            index = index if isinstance(index, int) else position
-            call = self._calls.setdefault(index, {"function": {"name": "", "arguments": ""}})
-            call.update((name, part[name]) for name in ("id", "type") if part.get(name))
-            function = part.get("function")
-            if isinstance(function, dict):
-                for name in ("name", "arguments"):
-                    call["function"][name] += json_text(function.get(name))
-
-    # A thought that does not end by itself
-
-    def _watch_for_end(self, events: list[TextEvent], watch: ThoughtWatch) -> None:
-        for event in events:
-            if isinstance(event, Thinking) and self._end_because is None:
-                self._end_because = watch.note(event.text)
-        if self._end_because is not None:
-            # A thought that closed within the same chunk has ended by itself.
-            self.done, self._end_because = (True, self._end_because) if self._splitter.thinking else (self.done, None)
-
-    @property
-    def wants_answer(self) -> bool:
-        """Whether the stream is over, the thought is not, and the model is to go on to its answer."""
-        if self._forced is not None or self.error is not None or not self._splitter.thinking:
-            return False
-        if self._end_because is None and self._finish_reason is not None and self._rescue.on_unclosed == "answer":
-            self._end_because = "unclosed" if self._splitter.thought else None
-        return self._end_because is not None
-
-    @property
-    def lacks_count(self) -> bool:
-        """Whether both parts have ended well, and nobody has counted the prompt of the first."""
-        ended = self._finish_reason is not None and self.error is None
-        return ended and self._forced is not None and self._forced.usage[0] is None
-
-    def note_count(self, tokens: int | None, requests: int) -> None:
-        """The tokens of the first part's prompt, and the requests that counting them took."""
-        if self._forced is not None:
-            first = None if tokens is None else Usage(prompt_tokens=tokens)
-            requests += self._forced.requests
-            self._forced = replace(self._forced, usage=(first, None), requests=requests)
-
-    def continued(self, prompt: str) -> str:
-        """The prompt, what the model has written, and the end of its thought: its answer goes on from here."""
-        written = self._splitter.written_after(prompt)
-        return f"{prompt}{written}{self._last_words}{self._splitter.closing_tag}{_GAP}"
-
-    @property
-    def _last_words(self) -> str:
-        return f"{self._rescue.notice}\n"
-
-    def answer(self, at: float, *, template: str, prompt_tokens: int | None, requests: int) -> list[Event]:
-        """The second part begins: the thought is ended, and text that comes now is the answer. The rest is facts of the
-        first part's prompt: see `Forced`."""
-        assert self._end_because is not None
-        tokens = self._watch.tokens if self._watch else 0
-        first = self._usage if self._usage and self._usage.prompt_tokens else None
-        if first is None and prompt_tokens is not None:
-            first = Usage(prompt_tokens=prompt_tokens)
-        if first is not None and first.completion_tokens:
-            tokens = first.completion_tokens
-        self._follows = True
-        self._forced = Forced(self._end_because, tokens, template, requests, (first, None))
-        self._usage = self._finish_reason = None
-        self._width, self.done, self._saw_data = -1, False, False
-        events = self._splitter.end_thought(self._last_words, _GAP)
-        self._clock.note(events, at)
-        return events  # type: ignore[return-value]  # a list of some of its members
-
-    def _both_parts(self) -> tuple[Usage | None, Forced | None]:
-        """Token counts of the whole reply: the second prompt holds the first part, so their difference counts it."""
-        forced, second = self._forced, self._usage
-        if forced is None:
-            return second, None
-        first = forced.usage[0]
-        forced = replace(forced, usage=(first, second))
-        if second is None or second.completion_tokens is None:
-            return first, forced
-        prompt = first.prompt_tokens if first else None
-        thought = (first.completion_tokens if first else None) or None
-        if thought is None and prompt is not None and (second.prompt_tokens or 0) > prompt:
-            thought = (second.prompt_tokens or 0) - prompt
-        completion = (forced.thought_tokens if thought is None else thought) + second.completion_tokens
-        total = None if prompt is None else prompt + completion
-        return Usage(prompt, completion, total, second.cached_tokens), forced
 
     def close(self, at: float, fault: Phi4Error | None = None) -> list[Event]:
         """The stream ended at `at`, because of `fault` or by itself. The last event is Finished, unless it failed."""
         if self.reply is not None:
             return []
-        events: list[Event] = []
-        rest = self._splitter.close()
+        rest = self._end_text()
         self._clock.note(rest, at)
-        events += self._followed(rest)
-        if self.error is None:
-            self.error = self._judge_end(fault)
-        outcome = _OUTCOMES.get(type(self.error), Outcome.SERVER_ERROR) if self.error else self._judge_text()
+        events: list[Event] = [*self._parts.marked(rest)]
+        outcome, self.error = conclude(self._seen(), self.error, fault)
         self.reply = self._reply(outcome, at)
-        if outcome is Outcome.EMPTY and self.error is None:
-            self.error = EmptyReply(self._why_empty())
         if self.error is not None:
             self.error.partial = self.reply
         else:
@@ -305,95 +108,267 @@ class ReplyDecoder:
     def cancel(self, at: float) -> None:
         """The caller left before the end."""
         if self.reply is None:
-            self._splitter.close()
+            self._end_text()
             self.reply = self._reply(Outcome.CANCELLED, at)
 
     def partial(self, at: float) -> Reply:
         """What has arrived by now; withheld text is not in it."""
         return self.reply or self._reply(Outcome.CANCELLED, at)
 
-    def _judge_end(self, fault: Phi4Error | None) -> Phi4Error | None:
-        if fault is not None and self._end_because is not None and self._forced is None:
-            return fault  # there was to be an answer
-        if self._finish_reason is not None:
-            return None  # finished: how the connection ended after that does not matter
-        if fault is not None:
-            return fault
-        if self._unreadable is not None:
-            return StreamCut(f"it ended inside a chunk, at {self._unreadable[:80]!r}")
-        if not self._saw_data:
-            return SilentOverflow("the server answered 200 and sent nothing")
-        return StreamCut("[DONE] came" if self.done else "the stream ended")
+    # The second part of a reply
 
-    def _judge_text(self) -> Outcome:
-        splitter = self._splitter
-        at_length = self._finish_reason in _LENGTH
-        if self._calls or self._finish_reason in _TOOL_CALLS:
-            return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
-        thought = splitter.thought
-        if thought is not None and not splitter.closed:
-            # A field's thought that is followed by nothing was mostly the answer, put in the wrong place.
-            return Outcome.EMPTY if self._from_field and not at_length else Outcome.THOUGHT_UNCLOSED
-        if splitter.solution.strip():
-            return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
-        if thought is not None:
-            return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.EMPTY
-        if not self._saw_delta and not (self._usage and self._usage.completion_tokens):
-            self.error = SilentOverflow(
-                f"finish reason {self._finish_reason!r}, and not one delta",
-                needed=(self._usage and self._usage.prompt_tokens) or None,
-            )
-            return Outcome.OVERFLOW
-        return Outcome.EMPTY
+    def wants_answer(self) -> bool:
+        """The first part's stream is over: decide whether its thought is not, and the model is to go on to its answer.
+        Asked again, it says the same, until the answer begins."""
+        return self.error is None and self._parts.decide(finished=self._said.finish_reason is not None)
 
-    def _why_empty(self) -> str:
-        thought = self._splitter.thought
-        reason = f"finish reason {self._finish_reason!r}"
-        if thought:
-            where = (
-                "in a field that holds no answer" if self._from_field else "as thought, closed, with nothing after it"
-            )
-            return f"{reason}, and all {len(thought):,} characters came {where}"
-        return f"{reason}, and no text"
+    def continued(self, prompt: str) -> str:
+        """The prompt, what the model has written, and the end of its thought: its answer goes on from here."""
+        return self._parts.continued(prompt, REPLACEMENT if self._content.holds or self._reasoning.holds else "")
 
-    def _notes(self, outcome: Outcome) -> tuple[str, ...]:
-        if self._expects_thought and outcome is Outcome.COMPLETE and self._splitter.thought is None and not self._calls:
-            return (
-                "There was no thought in this reply, and no tag. Either the server's template drops the system prompt, "
-                "or its engine prints the tags as empty text, and the thought stands in the solution: `probe()` tells.",
-            )
-        return ()
+    def answer(self, at: float, *, template: str, prompt_tokens: int | None, requests: int) -> list[Event]:
+        """The second part begins: the thought is ended, and text that comes now is the answer. The rest is facts of the
+        first part's prompt: see `Forced`."""
+        half = self._flush_halves()
+        ended = self._parts.begin(self._said.usage, template=template, prompt_tokens=prompt_tokens, requests=requests)
+        self._follows = True
+        self._frame = None
+        self._said.begin_part()
+        self.done = False
+        events = [*half, *ended]
+        self._clock.note(events, at)
+        return [*self._parts.marked(events)]
+
+    @property
+    def lacks_count(self) -> bool:
+        """Whether both parts have ended well, and nobody has counted the prompt of the first."""
+        return self._said.finish_reason is not None and self.error is None and self._parts.lacks_count
+
+    def note_count(self, tokens: int | None, requests: int) -> None:
+        """The tokens of the first part's prompt, and the requests that counting them took."""
+        self._parts.note_count(tokens, requests)
+
+    # A chunk that is read whole
+
+    def _read(self, data: str, event: str) -> dict[str, Any] | None:
+        """The JSON object of an event, or None where it has no more to say."""
+        try:
+            chunk, end = decode_json(data)
+            if end == len(data) and type(chunk) is dict:
+                return chunk
+        except (ValueError, RecursionError):
+            pass
+        if data == _DONE:
+            self.done = self._said.data = True
+            return None
+        if event == "error":
+            return {"error": data}
+        if data[:1].isspace() or data[-1:].isspace():
+            return self._read(data.strip(), event) if data.strip() else None
+        self._said.unreadable, self.done = data, True
+        return None
+
+    def _take(self, chunk: dict[str, Any], event: str, data: str) -> list[TextEvent]:
+        """Any chunk."""
+        said = self._said
+        said.data = True
+        self._frame = None
+        if data.count("[") + data.count("{") > LEVELS:
+            chunk = bounded(chunk)
+        failed = _failed(chunk, event)
+        if failed is not None:
+            self.error, self.done = failure(failed, url=self._url, status=200, model=said.model), True
+            return []
+        said.note(chunk)
+        events: list[TextEvent] = []
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict):
+                if choice.get("index"):
+                    said.further.add(json_text(choice["index"]))
+                else:
+                    events += self._choice(choice)
+        if self._frames and not (self._content.holds or self._reasoning.holds):
+            self._make_frame(chunk, data)
+        return events
+
+    def _choice(self, choice: Mapping[str, Any]) -> list[TextEvent]:
+        said, delta = self._said, delta_of(choice)
+        said.note_choice(choice, delta)
+        reasoning, content = texts_of(choice, delta)
+        events: list[TextEvent] = []
+        if reasoning and isinstance(reasoning, str):
+            said.from_field = True
+            events += self._splitter.feed_reasoning(self._reasoning.feed(reasoning))
+        if content:
+            content = self._content.feed(content if type(content) is str else text_of(content))
+            if self._reasoning.holds and content.strip():
+                events += self._splitter.feed_reasoning(self._reasoning.flush())  # the thought has ended
+            events += self._splitter.feed(content)
+        return events
+
+    def _make_frame(self, chunk: Mapping[str, Any], data: str) -> None:
+        found = only_text(chunk)
+        if found is not None:
+            from_field, text = found
+            self._frames -= 1
+            self._frame = Frame.around(text, data)
+            self._add_text = self._splitter.feed_reasoning if from_field else self._splitter.feed
+
+    # The end
+
+    def _flush_halves(self) -> list[TextEvent]:
+        events: list[TextEvent] = []
+        if self._reasoning.holds:
+            events += self._splitter.feed_reasoning(self._reasoning.flush())
+        if self._content.holds:
+            events += self._splitter.feed(self._content.flush())
+        return events
+
+    def _end_text(self) -> list[TextEvent]:
+        return [*self._flush_halves(), *self._splitter.close()]
+
+    def _seen(self) -> Seen:
+        said, splitter = self._said, self._splitter
+        return Seen(
+            thought=splitter.thought,
+            thought_closed=splitter.closed,
+            solution=splitter.solution,
+            from_field=said.from_field,
+            called=bool(said.calls),
+            finish_reason=said.finish_reason,
+            usage=said.usage,
+            data=said.data,
+            delta=said.delta,
+            done=self.done,
+            unreadable=said.unreadable,
+            awaits_answer=self._parts.awaited,
+            expects_thought=self._expects_thought,
+            further=len(said.further),
+        )
 
     def _reply(self, outcome: Outcome, at: float) -> Reply:
-        usage, forced = self._both_parts()
+        said, splitter, seen = self._said, self._splitter, self._seen()
+        usage, forced = self._parts.both_parts(seen.usage)
         return Reply(
             outcome=outcome,
-            thought=self._splitter.thought,
-            thought_closed=self._splitter.closed,
-            solution=self._splitter.solution,
-            raw=self._splitter.raw,
-            finish_reason=self._finish_reason,
+            thought=seen.thought,
+            thought_closed=seen.thought_closed,
+            solution=seen.solution,
+            raw=splitter.raw,
+            finish_reason=said.finish_reason,
             usage=usage,
-            stats=self._clock.stats(at, usage, self._server_stats),
-            model=self._model,
-            id=self._id,
+            stats=self._clock.stats(at, usage, bounded(said.server_stats, whole)),
+            model=bounded(said.model, whole),
+            id=bounded(said.id, whole),
             request_id=self.request_id,
-            tool_calls=tuple(parse_tool_call(call) for _, call in sorted(self._calls.items())),
-            revisions=self._splitter.revisions,
-            opener_swallowed=self._splitter.swallowed,
+            tool_calls=tuple(said.calls[index].whole() for index in sorted(said.calls)),
+            revisions=splitter.revisions,
+            opener_swallowed=splitter.swallowed,
             forced=forced,
             dropped=self.dropped,
-            notes=self._notes(outcome),
-            extra=dict(self._extra),
+            notes=notes(seen, outcome),
+            extra=said.whole_extra(),
         )
 
 
-_OUTCOMES: dict[type[Phi4Error], Outcome] = {
-    ContextOverflow: Outcome.OVERFLOW,
-    SilentOverflow: Outcome.OVERFLOW,
-    EmptyReply: Outcome.EMPTY,
-    CannotContinue: Outcome.THOUGHT_UNCLOSED,
-    StreamCut: Outcome.CUT,
-    NotLMStudio: Outcome.NOT_LM_STUDIO,
-    ServerUnreachable: Outcome.UNREACHABLE,
-}
+def _failed(chunk: Mapping[str, Any], event: str) -> Mapping[str, Any] | None:
+    """What of a chunk says that the server failed; None where it did not."""
+    error = chunk.get("error")  # some servers say `"error": null` in every chunk
+    told = "error" in chunk and isinstance(chunk.get("message"), str) and not chunk.get("choices")
+    if error is None and not told and event != "error":
+        return None
+    failed = chunk if error is not None else {name: held for name, held in chunk.items() if name != "error"}
+    found: Mapping[str, Any] = bounded(failed, whole)
+    return found
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call, in the pieces in which it comes."""
+
+    head: dict[str, Any] = field(default_factory=dict)
+    name: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        self.head.update((name, part[name]) for name in ("id", "type") if part.get(name))
+        function = part.get("function")
+        if isinstance(function, dict):
+            self.name.append(json_text(function.get("name")))
+            self.arguments.append(json_text(function.get("arguments")))
+
+    def whole(self) -> ToolCall:
+        function = {"name": "".join(self.name), "arguments": "".join(self.arguments)}
+        return parse_tool_call(bounded({**self.head, "function": function}, whole))
+
+
+@dataclass(slots=True)
+class _Said:
+    """What the chunks have said, beside the text."""
+
+    id: Any = None
+    model: Any = None
+    finish_reason: str | None = None
+    counts: Any = None
+    server_stats: Mapping[str, Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    logprobs: list[Any] = field(default_factory=list)
+    calls: dict[int, _Call] = field(default_factory=dict)
+    further: set[str] = field(default_factory=set)
+    data: bool = False
+    delta: bool = False
+    from_field: bool = False
+    unreadable: str | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The token counts that came last."""
+        return parse_usage(bounded(self.counts, whole))
+
+    def note(self, chunk: Mapping[str, Any]) -> None:
+        """Names at the start, figures at the end, fields that nobody knows."""
+        self.id = self.id or chunk.get("id")
+        self.model = self.model or chunk.get("model")
+        self.counts = chunk.get("usage") or self.counts
+        if _USUAL.issuperset(chunk):
+            return
+        for name, value in chunk.items():
+            if name not in _SERVER_STATS and name not in _USUAL:
+                self.extra[name] = value
+            elif name in _SERVER_STATS and isinstance(value, Mapping):
+                self.server_stats = value
+
+    def note_choice(self, choice: Mapping[str, Any], delta: Mapping[str, Any]) -> None:
+        """Of the first choice: why it ended, its log probabilities, its tool calls."""
+        if choice.get("finish_reason"):
+            self.finish_reason = whole(json_text(choice["finish_reason"]))
+        if choice.get("logprobs"):
+            self.logprobs.append(choice["logprobs"])
+        if delta or "text" in choice:
+            self.delta = True
+        if isinstance(delta.get("tool_calls"), list):
+            self._collect(delta["tool_calls"])
+
+    def _collect(self, parts: Sequence[Any]) -> None:
+        """Tool calls come in pieces that belong together by their index."""
+        for position, part in enumerate(parts):
+            if isinstance(part, dict):
+                index = part.get("index")
+                self.calls.setdefault(index if isinstance(index, int) else position, _Call()).add(part)
+
+    def begin_part(self) -> None:
+        """The second part of the reply counts and ends for itself."""
+        self.counts = self.finish_reason = None
+        self.data = False
+
+    def whole_extra(self) -> dict[str, Any]:
+        """The fields that nobody knows, and the log probabilities: those of a chat as one object, others as a list."""
+        found: dict[str, Any] = bounded(self.extra, whole)
+        if self.logprobs:
+            pieces = bounded(self.logprobs, whole)
+            if all(isinstance(piece, dict) and isinstance(piece.get("content"), list) for piece in pieces):
+                content = [token for piece in pieces for token in piece["content"]]
+                pieces = {**pieces[-1], "content": content}
+            found["logprobs"] = pieces
+        return found

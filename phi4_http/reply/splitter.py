@@ -27,16 +27,11 @@ from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Literal
 
-from ..errors import InvalidRequest
 from ..events import Revised, Solution, TextEvent, Thinking, Thought
 from .filters import EchoFilter, MarkerFilter
+from .tags import PROFILES, Tags, chosen_tags
 
-PROFILES: dict[str, tuple[str, ...]] = {
-    # The model card's variant of the system prompt spells the closing tag with a backslash.
-    "phi": ("<think>", "</think>", r"<\think>"),
-    "plain": ("<think>", "</think>"),
-}
-"""Opening tag first, then every closing tag."""
+__all__ = ["PROFILES", "ThinkSplitter"]
 
 _QUOTES = frozenset("`\"'")
 _BLANK = re.compile(r"\s*")
@@ -75,9 +70,8 @@ class ThinkSplitter:
         tags: Sequence[str] | None = None,
         profile: str = "phi",
     ) -> None:
-        _check_settings(opener, closer, tags, profile)
-        self._opener, *self._closers = tags if tags is not None else PROFILES[profile]
-        openers, closers, every = _Tags([self._opener]), _Tags(self._closers), _Tags([self._opener, *self._closers])
+        self._opener, *self._closers = chosen_tags(opener, closer, tags, profile)
+        openers, closers, every = Tags([self._opener]), Tags(self._closers), Tags([self._opener, *self._closers])
         first_counts = closer == "first"
         self._live = {
             _At.START: every,
@@ -85,11 +79,12 @@ class ThinkSplitter:
             _At.OPENED: every if opener == "assumed" else closers,
             _At.THOUGHT: closers,
             _At.CLOSED: openers if first_counts else every,
-            _At.SOLUTION: _Tags([]) if first_counts else every,
+            _At.SOLUTION: Tags([]) if first_counts else every,
         }
         self._closers_only = closers
         self._stirring = every.starts | {"_"}  # with none of these, text is just more of what it is
         self._running: tuple[Callable[[str], object], type[Thinking] | type[Solution]] | None = None
+        self._field_runs = False  # whether more of a field's thought is just that
         self._at = _At.OPENED if opener == "assumed" else _At.START
         self._held = ""  # the start of what may become a tag
         self._last = ""  # the character before it
@@ -102,8 +97,10 @@ class ThinkSplitter:
         self._raw = StringIO()
         self._told = False  # whether the Thought event is out
         self._closed = False
-        self._revisions = 0
-        self._swallowed = False
+        self.revisions = 0
+        """How often text that had been called solution turned out to be thought."""
+        self.swallowed = False
+        """Whether the thought closed without having been opened."""
         self._unmark = MarkerFilter()
         self._unmark_field = MarkerFilter()
         self._echo: EchoFilter | None = None
@@ -130,16 +127,6 @@ class ThinkSplitter:
         return self._closed
 
     @property
-    def revisions(self) -> int:
-        """How often text that had been called solution turned out to be thought."""
-        return self._revisions
-
-    @property
-    def swallowed(self) -> bool:
-        """Whether the thought closed without having been opened."""
-        return self._swallowed
-
-    @property
     def thinking(self) -> bool:
         """Whether the text that comes now is thought, as far as can be known."""
         return self._at in (_At.OPENED, _At.THOUGHT) or (self._at is _At.FIELD and not self._closed)
@@ -160,6 +147,9 @@ class ThinkSplitter:
 
     def feed_reasoning(self, text: str) -> list[TextEvent]:
         """Take text from a field that holds thought alone (`reasoning_content`, `reasoning`)."""
+        if self._field_runs and text and "_" not in text and self._thought is not None:
+            self._thought.write(text)
+            return [Thinking(text)]
         if text:
             self._take(self._unmark.flush())  # the content before it has ended
         self._field_text(self._unmark_field.feed(text))
@@ -172,7 +162,7 @@ class ThinkSplitter:
             return []
         if self._at is _At.FIELD:
             events = self.feed_reasoning(last_words)
-            self._closed, self._at, self._echo = True, _At.CLOSED, None
+            self._closed, self._at, self._echo, self._field_runs = True, _At.CLOSED, None, False
             return events
         return self.feed(last_words + self.closing_tag + gap)
 
@@ -203,6 +193,8 @@ class ThinkSplitter:
 
     def _out(self) -> list[TextEvent]:
         self._running = self._text_runs()
+        held = self._unmark.holds or self._unmark_field.holds or self._echo is not None
+        self._field_runs = self._at is _At.FIELD and not held
         events, self._events = self._events, []
         return events
 
@@ -319,7 +311,7 @@ class ThinkSplitter:
             self._depth -= 1
             self._say(tag)
             return
-        self._swallowed = self._swallowed or self._at in (_At.START, _At.PREAMBLE)
+        self.swallowed = self.swallowed or self._at in (_At.START, _At.PREAMBLE)
         if self._at in (_At.PREAMBLE, _At.SOLUTION):
             self._revise()
         self._lead.clear()
@@ -337,7 +329,7 @@ class ThinkSplitter:
         self._solution = StringIO()
         self._gap.clear()
         self._depth = 0
-        self._revisions += 1
+        self.revisions += 1
         self._events.append(Revised(moved))
 
     # Where text goes
@@ -406,37 +398,3 @@ class ThinkSplitter:
                 return
             self._echo = EchoFilter([self._opener], (self.thought or "").strip(), self._closers)
         self._say(self._echo.feed(text))
-
-
-class _Tags:
-    """The tags that mean something at one place of a reply."""
-
-    def __init__(self, tags: Sequence[str]) -> None:
-        # Nothing matches where there is no tag; the longer of two alternatives is tried first.
-        self.pattern = re.compile("|".join(map(re.escape, sorted(tags, key=len, reverse=True))) or r"(?!)")
-        self.starts = frozenset(tag[0] for tag in tags)
-        self._prefixes = frozenset(tag[:end] for tag in tags for end in range(1, len(tag)))
-        self._longest = max(map(len, tags), default=1) - 1
-
-    def partial(self, text: str, position: int) -> int:
-        """Where the proper prefix of a tag begins that `text` ends on; its length where there is none."""
-        for start in range(max(position, len(text) - self._longest), len(text)):
-            if text[start:] in self._prefixes:
-                return start
-        return len(text)
-
-
-def _check_settings(opener: str, closer: str, tags: Sequence[str] | None, profile: str) -> None:
-    if opener not in ("auto", "assumed"):
-        raise InvalidRequest(f"opener is {opener!r}: it can be 'auto' or 'assumed'")
-    if closer not in ("last", "first"):
-        raise InvalidRequest(f"closer is {closer!r}: it can be 'last' or 'first'")
-    if tags is None:
-        if profile not in PROFILES:
-            raise InvalidRequest(f"profile is {profile!r}: it can be one of {', '.join(map(repr, PROFILES))}")
-        return
-    if isinstance(tags, str) or len(tags) < 2 or not all(isinstance(tag, str) and tag.strip() for tag in tags):
-        raise InvalidRequest(f"tags is {tags!r}: it takes the opening tag, then one or more closing tags")
-    for tag in tags:
-        if any(tag is not other and other.startswith(tag) for other in tags):
-            raise InvalidRequest(f"tags is {tags!r}: one must not begin with another ({tag!r})")

@@ -30,7 +30,8 @@ from phi4_http.errors import (
 from phi4_http.events import Event, Finished, Outcome, Revised, Solution, Thinking, Thought, Usage
 from phi4_http.phi4.conversation import build_messages
 from phi4_http.reply.decoder import ReplyDecoder
-from phi4_http.reply.rescue import LoopDetector, Rescue, ThoughtWatch
+from phi4_http.reply.loops import LoopDetector
+from phi4_http.reply.rescue import Rescue, ThoughtWatch
 from phi4_http.reply.splitter import ThinkSplitter
 
 PROMPT = "Is it late?"
@@ -475,7 +476,7 @@ def decoded(
         said = {"reasoning_content": piece} if in_field else {"content": piece}
         events += decoder.feed(json.dumps({"choices": [{"index": 0, "delta": said}]}), "message", 1.0)
     events += decoder.feed(json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]}), "message", 2.0)
-    continued = decoder.continued("") if decoder.wants_answer else None
+    continued = decoder.continued("") if decoder.wants_answer() else None
     if continued is not None:
         events += decoder.answer(3.0, template="own turn", prompt_tokens=9, requests=0)
         for piece in second:

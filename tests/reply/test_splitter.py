@@ -22,7 +22,7 @@ from strategies import MARKER_HEAD, MARKERS, cut, cut_by, glue, glued, glued_and
 
 from phi4_http.errors import InvalidRequest
 from phi4_http.events import Revised, Solution, TextEvent, Thinking, Thought
-from phi4_http.reply import filters
+from phi4_http.reply import filters, tags
 from phi4_http.reply import splitter as thinking
 from phi4_http.reply.splitter import ThinkSplitter
 
@@ -612,7 +612,7 @@ def lines_executed(work: Callable[[], object]) -> int:
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename not in (thinking.__file__, filters.__file__):
+        if frame.f_code.co_filename not in (thinking.__file__, filters.__file__, tags.__file__):
             return None
         count += event == "line"
         return trace

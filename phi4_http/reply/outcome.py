@@ -1,0 +1,126 @@
+"""How a reply ended: decided from what was seen of it, in one place, with no state.
+
+A reply is finished when a *finish reason* was seen. `[DONE]` alone, a clean end alone, or a 200 alone are each seen on
+failures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import (
+    CannotContinue,
+    ContextOverflow,
+    EmptyReply,
+    NotLMStudio,
+    Phi4Error,
+    ServerUnreachable,
+    SilentOverflow,
+    StreamCut,
+)
+from ..events import Outcome, Usage
+
+_LENGTH = ("length", "max_tokens")
+_TOOL_CALLS = ("tool_calls", "function_call")
+
+_BY_ERROR: dict[type[Phi4Error], Outcome] = {
+    ContextOverflow: Outcome.OVERFLOW,
+    SilentOverflow: Outcome.OVERFLOW,
+    EmptyReply: Outcome.EMPTY,
+    CannotContinue: Outcome.THOUGHT_UNCLOSED,
+    StreamCut: Outcome.CUT,
+    NotLMStudio: Outcome.NOT_LM_STUDIO,
+    ServerUnreachable: Outcome.UNREACHABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What has been seen of a reply when its stream is over."""
+
+    thought: str | None
+    thought_closed: bool
+    solution: str
+    from_field: bool
+    """Whether the thought, or some of it, came in a field of its own."""
+    called: bool
+    """Whether there was a tool call."""
+    finish_reason: str | None
+    usage: Usage | None
+    data: bool
+    """Whether any event came."""
+    delta: bool
+    """Whether any delta came, be it an empty one."""
+    done: bool
+    """Whether `[DONE]` came."""
+    unreadable: str | None
+    """A chunk that is no JSON."""
+    awaits_answer: bool
+    """Whether the thought was to be ended for the model, and its answer has not begun."""
+    expects_thought: bool
+    further: int
+    """How many answers came beside the first."""
+
+
+def conclude(seen: Seen, error: Phi4Error | None, fault: Phi4Error | None) -> tuple[Outcome, Phi4Error | None]:
+    """The outcome, and what is to be raised. `error` is what the server said in the stream, `fault` what ended it."""
+    error = error or _judge_end(seen, fault)
+    if error is not None:
+        return _BY_ERROR.get(type(error), Outcome.SERVER_ERROR), error
+    outcome = _judge_text(seen)
+    if outcome is Outcome.OVERFLOW:
+        needed = (seen.usage and seen.usage.prompt_tokens) or None
+        return outcome, SilentOverflow(f"finish reason {seen.finish_reason!r}, and not one delta", needed=needed)
+    return outcome, EmptyReply(_why_empty(seen)) if outcome is Outcome.EMPTY else None
+
+
+def notes(seen: Seen, outcome: Outcome) -> tuple[str, ...]:
+    """What is odd about a reply, in sentences."""
+    found = []
+    if seen.expects_thought and outcome is Outcome.COMPLETE and seen.thought is None and not seen.called:
+        found.append(
+            "There was no thought in this reply, and no tag. Either the server's template drops the system prompt, "
+            "or its engine prints the tags as empty text, and the thought stands in the solution: `probe()` tells."
+        )
+    if seen.further:
+        more = "one more answer" if seen.further == 1 else f"{seen.further} more answers"
+        found.append(f"The server sent {more} beside this one (`n`): only the first was read.")
+    return tuple(found)
+
+
+def _judge_end(seen: Seen, fault: Phi4Error | None) -> Phi4Error | None:
+    if fault is not None and seen.awaits_answer:
+        return fault
+    if seen.finish_reason is not None:
+        return None  # finished: how the connection ended after that does not matter
+    if fault is not None:
+        return fault
+    if seen.unreadable is not None:
+        return StreamCut(f"it ended inside a chunk, at {seen.unreadable[:80]!r}")
+    if not seen.data:
+        return SilentOverflow("the server answered 200 and sent nothing")
+    return StreamCut("[DONE] came" if seen.done else "the stream ended")
+
+
+def _judge_text(seen: Seen) -> Outcome:
+    at_length = seen.finish_reason in _LENGTH
+    if seen.called or seen.finish_reason in _TOOL_CALLS:
+        return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
+    if seen.thought is not None and not seen.thought_closed:
+        # A field's thought that is followed by nothing was mostly the answer, put in the wrong place.
+        return Outcome.EMPTY if seen.from_field and not at_length else Outcome.THOUGHT_UNCLOSED
+    if seen.solution.strip():
+        return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
+    if seen.thought is not None:
+        return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.EMPTY
+    if not seen.delta and not (seen.usage and seen.usage.completion_tokens):
+        return Outcome.OVERFLOW
+    return Outcome.EMPTY
+
+
+def _why_empty(seen: Seen) -> str:
+    reason = f"finish reason {seen.finish_reason!r}"
+    if seen.thought:
+        where = "in a field that holds no answer" if seen.from_field else "as thought, closed, with nothing after it"
+        return f"{reason}, and all {len(seen.thought):,} characters came {where}"
+    return f"{reason}, and no text"
