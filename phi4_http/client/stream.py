@@ -60,9 +60,10 @@ class ReplyProgress:
         if self._decoder is not None and self._prepared is not None:
             self._decoder.cancel(time.monotonic())
             if self._turn is not None:
-                sent = self._prepared.body["messages"]
-                self._turn.conversation.record(self._turn.prompt, sent, self.result)
+                self._turn.conversation.record(self._turn.prompt, self.result)
                 self._turn = None
+            if self._streaming:
+                self._prepared.learn(self.result)
 
     @property
     def started(self) -> bool:

@@ -19,17 +19,19 @@ from ..errors import (
     Phi4Error,
     ServerError,
 )
+from ..events import Reply
 from ..flow import Flow, ready
 from ..reply.rescue import Rescue
 from ..reply.splitter import ThinkSplitter
+from ..server import Histories
 from ..wire.listings import ModelInfo
 from ..wire.parameters import check
-from .conversation import Conversation, Known, build_messages, merge_instructions
+from .conversation import Conversation, build_messages, merge_instructions
 from .counting import Count, Counter, FirstThatCan, LlamaCpp, Message, OneToken, Own, Vllm, bound
 from .facts import MODEL_KEY, SAMPLING, choose_model
 from .probing import Probe, probe
 from .template import RawPrompt, raw_prompt
-from .window import Window, fit, reserve
+from .window import Window, fit, learn, reserve
 
 log = logging.getLogger("phi4_http")
 
@@ -71,6 +73,19 @@ class Prepared:
             log.warning("the prompt's tokens could not be counted: %s", error)
             return Count(None)
 
+    def learn(self, reply: Reply) -> None:
+        """Remember what the server has counted of this request."""
+        if self.memory is None or reply.usage is None:
+            return
+        learn(
+            self.memory.histories.setdefault(self.body["model"], Histories()),
+            self.body["messages"],
+            reply.usage.prompt_tokens,
+            beside=beside_messages(self.body),
+            answer={"role": "assistant", "content": reply.solution},
+            answer_tokens=reply.usage.completion_tokens,
+        )
+
     def continued(self, text: str) -> dict[str, Any]:
         """The body that continues a raw prompt, with the same sampling. Without a limit of the caller's own there is
         none: said in LM Studio's way or in the others', some of which stop after 16 tokens where nothing is said."""
@@ -88,6 +103,17 @@ class Memory:
     counters: dict[str, Counter] = field(default_factory=dict)
     native: dict[str, bool] = field(default_factory=dict)
     """Whether the server is LM Studio."""
+    histories: dict[str, Histories] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    """The context lengths that these histories were for."""
+
+    def of_context(self, model: str, limit: int) -> Histories:
+        """What is remembered of the histories of a model, as long as its context is what it was."""
+        histories = self.histories.setdefault(model, Histories())
+        if self.limits.setdefault(model, limit) != limit:
+            self.limits[model] = limit
+            histories.clear()
+        return histories
 
     def counter(self, model: str, native: bool, tools: Sequence[Mapping[str, Any]] | None) -> Counter:
         """The sources of exact counts that this server may have."""
@@ -159,7 +185,7 @@ class Settings:
         model = model or (yield from phi4_model())
         omit = yield from self._omits_system(model)
         messages = build_messages(prompt, history=conversation.history, instructions=instructions, with_system=not omit)
-        window = yield from self._window(model, messages, conversation.known, fields)
+        window = yield from self._window(model, messages, fields)
         return Prepared(
             {"model": model, "messages": list(window.messages), **fields},
             window.dropped,
@@ -173,10 +199,8 @@ class Settings:
             return (yield from self.probe(model)).advice == "omit"
         return self.system == "omit"
 
-    def _window(
-        self, model: str, messages: Sequence[Message], known: Known | None, fields: Mapping[str, Any]
-    ) -> Flow[Window]:
-        beside = 2 * len(json.dumps(fields.get("tools") or "")) if fields.get("tools") else 0
+    def _window(self, model: str, messages: Sequence[Message], fields: Mapping[str, Any]) -> Flow[Window]:
+        beside = beside_messages(fields)
         if len(messages) <= 2 and bound(messages) + beside <= SMALL_PROMPT:
             return Window(tuple(messages))
         info = yield from _info(model)
@@ -190,7 +214,8 @@ class Settings:
             return Window(tuple(messages))
         counter = self._counter(model, native, fields.get("tools"))
         room = reserve(limit, self.reserve, fields.get("max_tokens"))
-        return (yield from fit(messages, limit=limit, room=room, counter=counter, known=known, beside=beside))
+        histories = self.memory.of_context(model, limit)
+        return (yield from fit(messages, limit=limit, room=room, counter=counter, histories=histories, beside=beside))
 
     def _counter(self, model: str, native: bool, tools: Sequence[Mapping[str, Any]] | None) -> Counter:
         if self.counter is not None:
@@ -228,6 +253,11 @@ class Settings:
         if count.too_long and count.tokens is None:
             raise ContextOverflow(None, limit)
         return Counted(count.tokens, limit, count.requests, model)
+
+
+def beside_messages(fields: Mapping[str, Any]) -> int:
+    """Bytes of a prompt besides its messages."""
+    return 2 * len(json.dumps(fields["tools"])) if fields.get("tools") else 0
 
 
 def phi4_model() -> Flow[str]:
