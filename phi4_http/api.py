@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from .errors import InvalidRequest, ModelNotFound, NotLMStudio
 from .flow import Flow, Http
-from .reply.splitter import check_settings
 from .reply.stream import Plain, Replying, Request
+from .reply.tags import chosen_tags
 from .server import OPENAI_MODELS, Server, fetch, listing
 from .wire.bodies import Messages, chat_body, completion_body, embeddings_body
 from .wire.listings import ModelInfo, parse_openai_models
@@ -148,7 +148,7 @@ def _stream(
     opener: Literal["auto", "assumed"],
     closer: Literal["last", "first"],
 ) -> Replying:
-    check_settings(opener, closer)
+    chosen_tags(opener, closer)  # refuses what they can't be
     return Replying(server.url, Plain(Request(path, body, opener, closer)))
 
 

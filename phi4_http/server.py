@@ -52,7 +52,10 @@ class Histories:
     """What is remembered of the histories that went to one model, by a digest of their messages."""
 
     def __init__(self) -> None:
+        self.doubted = False
+        """Whether a count of the server's fell while a prompt grew: what its replies count is not to be believed."""
         self._counts: dict[bytes, int] = {}
+        self._answers: dict[bytes, int] = {}
         self._starts: dict[bytes, None] = {}
 
     def count(self, digest: bytes) -> int | None:
@@ -61,24 +64,38 @@ class Histories:
 
     def note_count(self, digest: bytes, tokens: int) -> None:
         """The server has counted these messages."""
-        self._counts[digest] = tokens
-        if len(self._counts) > _MOST:
-            self._counts.pop(next(iter(self._counts)), None)
+        _note(self._counts, digest, tokens)
+
+    def answer(self, digest: bytes) -> int | None:
+        """The tokens that the server said it wrote when it answered with the last of these messages."""
+        return self._answers.get(digest)
+
+    def note_answer(self, digest: bytes, tokens: int) -> None:
+        """The last of these messages is an answer for which the server wrote so many tokens."""
+        _note(self._answers, digest, tokens)
 
     def began(self, digest: bytes) -> bool:
-        """Whether a window began at the last turn of these messages."""
+        """Whether a window began at the last of these messages."""
         return digest in self._starts
 
     def note_start(self, digest: bytes) -> None:
-        """A window begins at the last turn of these messages."""
-        self._starts[digest] = None
-        if len(self._starts) > _MOST:
-            self._starts.pop(next(iter(self._starts)), None)
+        """A window begins at the last of these messages."""
+        _note(self._starts, digest, None)
 
     def clear(self) -> None:
         """Another model, or another context: nothing of this holds any more."""
+        self.doubted = False
         self._counts.clear()
+        self._answers.clear()
         self._starts.clear()
+
+
+def _note(known: dict[bytes, T], digest: bytes, value: T) -> None:
+    """Keep it as the newest; threads may do so at the same time."""
+    known.pop(digest, None)
+    known[digest] = value
+    if len(known) > _MOST:
+        known.pop(list(known)[0], None)  # noqa: RUF015 - an iterator would see what other threads do
 
 
 class Listing(NamedTuple):

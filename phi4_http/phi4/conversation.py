@@ -15,7 +15,6 @@ Back: what a turn leaves in the history depends on how its reply ended.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidRequest
@@ -28,14 +27,6 @@ KEPT = (Outcome.COMPLETE, Outcome.SOLUTION_TRUNCATED)
 
 _SYSTEM_ROLES = ("system", "developer")
 _ROLES = (*_SYSTEM_ROLES, "user", "assistant", "tool")
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """An exact count from an earlier reply: these messages, the system message first, made so many tokens."""
-
-    messages: tuple[Mapping[str, Any], ...]
-    tokens: int
 
 
 def build_messages(
@@ -136,20 +127,15 @@ class Conversation:
     def __init__(self, history: Iterable[Mapping[str, Any]] = ()) -> None:
         self.history: list[dict[str, Any]] = [dict(message) for message in _check_history(history)]
         """Messages with role and content, oldest first; all of them, also those that no longer fit in the context."""
-        self.known: Known | None = None
-        """The server's last count of a prompt."""
         self.opener_swallowed = False
         """Whether a reply closed a thought that it had not opened: the next one's opener is assumed."""
         self.noted = False
         """Whether a reply without a thought has been remarked on."""
 
-    def record(self, prompt: str, sent: Sequence[Mapping[str, Any]], reply: Reply) -> None:
-        """Keep what is to be kept of a turn that has ended; `sent` is its messages, as they went out."""
+    def record(self, prompt: str, reply: Reply) -> None:
+        """Keep what is to be kept of a turn that has ended."""
         self.opener_swallowed = self.opener_swallowed or reply.opener_swallowed
         self.noted = self.noted or bool(reply.notes)
-        tokens = reply.usage.prompt_tokens if reply.usage else None
-        if tokens and not self._falls(sent, tokens):
-            self.known = Known(tuple(sent), tokens)
         if reply.outcome in KEPT:
             answer: dict[str, Any] = {"role": "assistant", "content": reply.solution}
             if reply.tool_calls:
@@ -159,12 +145,6 @@ class Conversation:
                 ]
             self.history += [{"role": "user", "content": prompt}, answer]
 
-    def _falls(self, sent: Sequence[Mapping[str, Any]], tokens: int) -> bool:
-        """Whether that would be fewer tokens for more messages: some servers count only what was not in their cache."""
-        known = self.known
-        return known is not None and tokens < known.tokens and tuple(sent[: len(known.messages)]) == known.messages
-
     def clear(self) -> None:
         """Forget the history; what was learned of the server stays."""
         self.history.clear()
-        self.known = None

@@ -26,8 +26,8 @@ from ..errors import (
 from ..events import Reply
 from ..flow import Flow
 from ..reply.rescue import Rescue
-from ..reply.splitter import check_settings
 from ..reply.stream import RawPrompt, Replying, Request, read
+from ..reply.tags import chosen_tags
 from ..server import Server, learn_limit, listing, look_up
 from ..server import context_length as known_context_length
 from ..wire.bodies import check_model
@@ -74,7 +74,7 @@ class Phi:
         rescue: Rescue | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        check_settings(opener, closer)
+        chosen_tags(opener, closer)  # refuses what they can't be
         for name, value, allowed in (
             ("system", system, ("send", "omit", "auto")),
             ("window", window, ("steady", "longest")),
@@ -318,7 +318,7 @@ class Turn:
         else:  # it says nothing: the list may, if it has changed
             yield from _listed_anew(server)
         if overflow.needed:
-            learn(server.facts(model).histories, sent, overflow.needed)
+            self._learn(request, overflow.needed)
         try:
             again = yield from self.prepared()
         except ContextOverflow:
@@ -350,7 +350,7 @@ class Turn:
 
     def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
         """Keep the turn, and what it has told of the server."""
-        server, model, sent = self._phi.server, request.body["model"], request.body["messages"]
+        server, model = self._phi.server, request.body["model"]
         self._talk.record(self._prompt, reply)
         if isinstance(error, ModelNotFound):
             server.changed()
@@ -362,11 +362,19 @@ class Turn:
             limit = server.facts(model).learned or (info and info.loaded_context_length)
             if limit and tokens > limit:  # it holds more than was known
                 server.changed()
-            learn(server.facts(model).histories, sent, tokens)
+            answer = {"role": "assistant", "content": reply.solution}
+            written = reply.usage.completion_tokens if reply.usage else None
+            self._learn(request, tokens, answer=answer, answer_tokens=written)
+
+    def _learn(self, request: Request, tokens: int, **answer: Any) -> None:
+        """The server has counted this prompt."""
+        body = request.body
+        histories = self._phi.server.facts(body["model"]).histories
+        learn(histories, body["messages"], tokens, beside=beside_messages(body), **answer)
 
     def _window(self, model: str, messages: Sequence[Message]) -> Flow[Window]:
         fields, phi = self._fields, self._phi
-        beside = 2 * len(json.dumps(fields["tools"])) if fields.get("tools") else 0
+        beside = beside_messages(fields)
         if len(messages) <= 2 and bound(messages) + beside <= SMALL_PROMPT:
             return Window(tuple(messages))
         limit = yield from _context_length(phi, model)
@@ -390,6 +398,11 @@ class Turn:
                 window=phi.window,
             )
         )
+
+
+def beside_messages(fields: Mapping[str, Any]) -> int:
+    """Bytes of a prompt besides its messages."""
+    return 2 * len(json.dumps(fields["tools"])) if fields.get("tools") else 0
 
 
 def _named(phi: Phi, model: str | None) -> Flow[str]:

@@ -1,34 +1,65 @@
-"""Which part of a history fits in the context, with the fewest counts.
+"""Which part of a history fits in the context, with the fewest counts and the fewest moves.
 
-The system prompt and the newest message always go out; of the turns between, the longest suffix that fits. A turn is
-a user's message with all that followed it, so the window never opens on an answer and never splits a tool exchange.
+The system prompt and the newest turn always go out; of the turns between, a suffix. A turn is a user's message with all
+that followed it, so the window never opens on an answer and never splits a tool exchange, and the newest turn may end
+with the results of tools.
 
-Bounds come first and cost nothing: where they say that everything fits, nothing is asked. Else the start of the window
-is found by binary search over exact counts, each of which moves the bounds of its neighbours: adding turns can't add
-more tokens than they have bytes. At most ⌈log2(turns)⌉ + 1 counts, the newest turn counted among the turns.
+A server's prompt cache is a prefix: a window that begins elsewhere is processed anew from the system prompt on. So a
+window keeps its start for as long as what follows fits; then it drops turns until a share of the room is free, and
+keeps that start in turn (`steady`). `longest` is the longest suffix that fits, whatever that costs. Where a window
+began is remembered by a digest of the messages up to there, so that a history that is handed in anew keeps its start.
+
+What is known comes first and costs nothing: bytes bound tokens from above; what the server has counted of earlier
+prompts is remembered by their digests, and two counts with one start tell exactly what stands between. Only where that
+leaves open whether the start can be kept is it counted, once; and only where the sizes of the turns are not known is a
+new start found by binary search over exact counts, ⌈log2(turns)⌉ + 1 of them at most.
+
+Counts may be wrong. Of one that can't be a count nothing is used; a server whose counts fall while a prompt grows
+(some count only what was not in their cache) is not believed again; and what was remembered yields to a count that
+contradicts it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from ..errors import ContextOverflow
 from ..flow import Flow
-from .conversation import Known
+from ..server import Histories
 from .counting import FRAME_TOKENS, TEMPLATE_TOKENS, Count, Counter, Message, bound, is_count, least
+from .known import Counted, Remembered, canonical, learn, running_digests
+
+__all__ = ["Policy", "Reserve", "Window", "fit", "learn", "reserve", "turns"]
 
 log = logging.getLogger("phi4_http")
 
 LARGEST_RESERVE = 16_384
 """Tokens kept free for the reply by default: thoughts of 4,000 to 20,000 tokens are usual with this model."""
 
+KEPT_SHARE = 0.5
+"""How much of the room the turns take at most after a move; the room is what the reply's reserve, the system prompt and
+the newest turn leave. At a half, three quarters of it are in use on average. More would be in use at three quarters,
+and twice as many turns would be processed anew from the system prompt on."""
+
+NEAR_TURNS = 2
+"""So many turns more or fewer after a move are not worth a request."""
+
+CHAINS = 3
+"""Earlier starts of a window whose counts are looked up. The latest two hold the sizes of all that is in the window."""
+
+ANSWER_TOKENS, ANSWER_SHARE = 8, 20
+"""What an answer may have more in a prompt than the server said when it wrote it: its turn's own tokens, and one in
+twenty, since a text is not always cut as it was written."""
+
+Policy: TypeAlias = Literal["steady", "longest"]
+
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Tokens kept free for the reply: `wanted` beside a history, at least `least` beside the newest message alone."""
+    """Tokens kept free for the reply: `wanted` beside a history, at least `least` beside the newest turn alone."""
 
     wanted: int
     least: int
@@ -37,7 +68,7 @@ class Reserve:
 def reserve(limit: int, wanted: int | None = None, max_tokens: int | None = None) -> Reserve:
     """The caller's reserve, or the default: half the context, 16,384 tokens at most, and no more than `max_tokens`.
 
-    The default gives way to the newest message, which can't be dropped, down to an eighth of the context; a caller's
+    The default gives way to the newest turn, which can't be dropped, down to an eighth of the context; a caller's
     own reserve does not.
     """
     if wanted is not None:
@@ -53,9 +84,11 @@ class Window:
     messages: tuple[Message, ...]
     dropped: tuple[Message, ...] = ()
     tokens: int | None = None
-    """The exact count of `messages`, where it was asked for."""
+    """The exact count of `messages`, where it is known."""
     requests: int = 0
     """Requests of one token that were sent to count."""
+    at_most: int | None = None
+    """Tokens that `messages` have at most, by what is known of them."""
 
 
 def turns(messages: Sequence[Message]) -> list[list[Message]]:
@@ -74,66 +107,186 @@ def fit(
     limit: int,
     room: Reserve,
     counter: Counter,
-    known: Known | None = None,
+    histories: Histories,
     beside: int = 0,
+    window: Policy = "steady",
 ) -> Flow[Window]:
-    """The window onto these messages: a system message first (if any), a history, the newest message last.
+    """The window onto these messages: a system message first (if any), then a history; its last turn is the newest.
 
     `limit` is the loaded context length in tokens; `beside` is what the prompt holds at most besides messages, such as
-    tools. Raises ContextOverflow where system prompt and newest message alone do not fit.
+    tools. Raises ContextOverflow where system prompt and newest turn alone do not fit.
     """
-    head = tuple(messages[:1]) if messages[0]["role"] == "system" else ()
-    *history, newest = messages[len(head) :]
-    past = turns(history)
-    opening = 1 if past and past[0][0]["role"] != "user" else 0
+    search = _Search(messages, limit=limit, room=room, counter=counter, histories=histories, beside=beside)
+    start = yield from search.steady() if window == "steady" else search.longest()
+    if start > search.last:
+        raise search.overflow()
+    return search.window(start)
 
-    def window(start: int) -> tuple[Message, ...]:
-        return (*head, *(message for turn in past[start:] for message in turn), newest)
 
-    around = FRAME_TOKENS + TEMPLATE_TOKENS + beside
-    bounds = _Bounds([bound(turn) for turn in past], [least(turn) for turn in past], bound([*head, newest]) + around)
-    if known is not None and known.messages[: len(head)] == head and _is_credible(known):
-        start, rest = _rest_beside([*past, [newest]], known.messages[len(head) :])
-        bounds.learn_part(start, rest + beside, known.tokens)  # what is beside now may not have been there then
-    last = len(past)
-    low, high = min(opening, last), last + 1  # the answer is in low..high; last + 1: not even the newest alone
+class _Search:
+    """Where the window onto these messages begins. A start is the number of a turn; the last one is the newest."""
 
-    def free(start: int) -> int:
-        return limit - (room.least if start == last else room.wanted)
+    def __init__(
+        self,
+        messages: Sequence[Message],
+        *,
+        limit: int,
+        room: Reserve,
+        counter: Counter,
+        histories: Histories,
+        beside: int,
+    ) -> None:
+        self.head = tuple(messages[:1]) if messages[0]["role"] == "system" else ()
+        self.rest = tuple(messages[len(self.head) :])
+        grouped = turns(self.rest) or [[]]
+        self.last = len(grouped) - 1
+        self.opening = 1 if self.last and grouped[0][0]["role"] != "user" else 0
+        self._begins = [0]
+        for turn in grouped[:-1]:
+            self._begins.append(self._begins[-1] + len(turn))
+        self._limit, self._room, self._beside = limit, room, beside
+        self._counter, self._histories = counter, histories
+        around = bound(self.head) + FRAME_TOKENS + TEMPLATE_TOKENS + beside
+        self._bounds = _Bounds([bound(turn) for turn in grouped], [least(turn) for turn in grouped], around)
+        self._exact: dict[int, int] = {}
+        self._requests = 0
+        self._encoded = [canonical(message) for message in messages]
+        self.started = self._began()
+        self._remembered = Remembered(self._begins, [bound([message]) for message in self.rest], self._chains())
+        self._countable = True
 
-    exact: dict[int, int] = {}
-    requests = 0
-    while True:
-        high = next((start for start in range(low, high) if bounds.at_most[start] <= free(start)), high)
-        low = next((start for start in range(low, high) if bounds.at_least[start] <= free(start)), high)
-        if low >= high:
-            break
-        middle = (low + high) // 2
-        count: Count = yield from counter.count(window(middle))
-        requests += count.requests
-        if count.too_long and not bounds.believes(middle, count.tokens):
-            bounds.learn_least(middle, limit + 1)
-            continue
-        if count.tokens is None or not bounds.believes(middle, count.tokens):
-            log.warning("the prompt can't be counted: the window is as long as the bound allows")
-            high = min(high, last)
-            break
-        exact[middle] = count.tokens
-        bounds.learn(middle, count.tokens)
-    if high > last:
-        needed = exact.get(last, bounds.at_least[last])
-        raise ContextOverflow(needed + room.least, limit, message="the system prompt and the newest message alone")
-    dropped = tuple(message for turn in past[:high] for message in turn)
-    return Window(window(high), dropped, exact.get(high), requests)
+    # --- what is there
+
+    def sent(self, start: int) -> tuple[Message, ...]:
+        """The messages of the window that begins there."""
+        return (*self.head, *self.rest[self._begins[start] :])
+
+    def window(self, start: int) -> Window:
+        """What goes out and what does not; where it begins is remembered."""
+        if start > self.opening:
+            self._histories.note_start(self._whole[len(self.head) + self._begins[start]])
+        tokens = self._exact.get(start, self._remembered.exact(start))
+        dropped = self.rest[: self._begins[start]]
+        return Window(self.sent(start), dropped, tokens, self._requests, self.at_most(start))
+
+    def overflow(self) -> ContextOverflow:
+        """The newest turn alone is too long: how many tokens it takes, the reply's reserve not among them."""
+        exact = self._exact.get(self.last)
+        needed = exact if exact is not None else self.at_least(self.last)
+        takes = f"{needed:,} tokens" if exact is not None else f"at least {needed:,} tokens"
+        message = (
+            f"the system prompt and the newest message alone take {takes}, and {self._room.least:,} of {self._limit:,} "
+            "are kept for the reply"
+        )
+        return ContextOverflow(needed, self._limit, message=message)
+
+    def _began(self) -> list[int]:
+        """The starts that windows onto this history had, the latest first."""
+        self._whole = list(running_digests(self._encoded))
+        places = ((start, len(self.head) + self._begins[start]) for start in range(self.last, self.opening, -1))
+        return [start for start, at in places if at < len(self._whole) and self._histories.began(self._whole[at])]
+
+    # --- what is known
+
+    def at_most(self, start: int) -> int:
+        """Tokens of the window that begins there."""
+        return min(self._bounds.at_most[start], self._remembered.at_most[start])
+
+    def at_least(self, start: int) -> int:
+        """Tokens of the window that begins there."""
+        return max(self._bounds.at_least[start], min(self._remembered.at_least[start], self._bounds.at_most[start]))
+
+    def free(self, start: int) -> int:
+        """Tokens that a prompt may have, so that the reply has its reserve."""
+        return self._limit - (self._room.least if start == self.last else self._room.wanted)
+
+    def share(self, start: int) -> int:
+        """Tokens that a prompt may have after a move."""
+        if start == self.last:
+            return self.free(start)
+        always = self.at_least(self.last)
+        return int(always + KEPT_SHARE * max(0, self.free(start) - always))
+
+    # --- what is decided
+
+    def longest(self) -> Flow[int]:
+        """The longest window that fits; a start after the last one where none does."""
+        return (yield from self._first(self.opening, self.free))
+
+    def steady(self) -> Flow[int]:
+        """The start as it was, for as long as that fits; else one that leaves room for some time."""
+        kept = self.started[0] if self.started else self.opening
+        if self.at_most(kept) > self.free(kept) >= self.at_least(kept):
+            yield from self._count(kept)
+        if self.at_most(kept) <= self.free(kept):
+            return kept
+        self._remembered.compare(kept, self.at_least(kept), self.at_most(kept))
+        return (yield from self._first(min(kept + 1, self.last), self.share, near=NEAR_TURNS))
+
+    def _first(self, low: int, allowed: Callable[[int], int], near: int = 0) -> Flow[int]:
+        """The first start from `low` on whose window has no more tokens than it may, or one so near behind it."""
+        high = self.last + 1  # the answer is in low..high; last + 1: not even the newest turn alone
+        while True:
+            high = next((start for start in range(low, high) if self.at_most(start) <= allowed(start)), high)
+            low = next((start for start in range(low, high) if self.at_least(start) <= allowed(start)), high)
+            if low >= high or (high - low <= near and high < self.last):
+                return high
+            if not self._countable or not (yield from self._count((low + high) // 2)):
+                return min(high, self.last)
+
+    def _count(self, start: int) -> Flow[bool]:
+        """Count a window, as exactly as it can be; False where it can't."""
+        count: Count = yield from self._counter.count(self.sent(start))
+        self._requests += count.requests
+        believed = self._bounds.believes(start, count.tokens)
+        if count.tokens is not None and believed:
+            self._exact[start] = count.tokens
+            self._bounds.learn(start, count.tokens)
+            if not self._remembered.allows(start, count.tokens):
+                log.debug("what was counted before does not agree with %d tokens: forgotten", count.tokens)
+                self._remembered.forget()
+            self._histories.note_count(self.chain(start)[-1], count.tokens)
+            return True
+        if count.too_long:
+            self._bounds.learn_least(start, self._limit + 1)
+            return True
+        log.warning("the prompt can't be counted: the window is as long as the bound allows")
+        self._countable = False
+        return False
+
+    def _chains(self) -> list[Counted]:
+        """What the server counted of windows onto this history that began where one began, or at its first turn."""
+        starts = dict.fromkeys([*self.started[:CHAINS], self.opening])
+        return [chain for start in starts if (chain := self._counted(start)) is not None]
+
+    def _counted(self, start: int) -> Counted | None:
+        keys, begin = self.chain(start), self._begins[start]
+        counts = [
+            (begin + number, tokens) for number, tokens in enumerate(map(self._histories.count, keys), 1) if tokens
+        ]
+        if not counts:
+            return None
+        place, tokens = counts[-1]
+        answer = self._histories.answer(keys[place - begin]) if place - begin < len(keys) else None
+        if answer is None or ANSWER_TOKENS + answer // ANSWER_SHARE > self._room.wanted:
+            return Counted(begin, tuple(counts), counts[-1])
+        more = min(answer + ANSWER_TOKENS + answer // ANSWER_SHARE, bound([self.rest[place]]))
+        return Counted(begin, tuple(counts), (place + 1, tokens + more))
+
+    def chain(self, start: int) -> list[bytes]:
+        """The digest of the window that begins there, up to each message of it; the system message's own left out."""
+        head = len(self.head)
+        encoded = [*self._encoded[:head], *self._encoded[head + self._begins[start] :]]
+        return list(running_digests(encoded, self._beside))[head:]
 
 
 class _Bounds:
-    """Between how many tokens each window's count must be, by where the window starts."""
+    """Between how many tokens each window's count must be, by where it starts: bytes, and the counts of this search."""
 
-    def __init__(self, sizes: Sequence[int], spoken: Sequence[int], base: int) -> None:
-        self._sizes = sizes
-        self.at_most = [base + sum(sizes[start:]) for start in range(len(sizes) + 1)]
-        self.at_least = [1 + sum(spoken[start:]) for start in range(len(sizes) + 1)]
+    def __init__(self, sizes: Sequence[int], spoken: Sequence[int], around: int) -> None:
+        self._sizes = sizes[:-1]
+        self.at_most = [around + sum(sizes[start:]) for start in range(len(sizes))]
+        self.at_least = [1 + sum(spoken[start:-1]) for start in range(len(sizes))]
 
     def learn(self, start: int, tokens: int) -> None:
         """An exact count: a longer window has no more tokens than it has more bytes, a shorter one no fewer."""
@@ -153,30 +306,6 @@ class _Bounds:
         for longer in range(start + 1):
             self.at_least[longer] = max(self.at_least[longer], tokens)
 
-    def learn_part(self, start: int, rest: int, tokens: int) -> None:
-        """An exact count of an earlier request, all of which is in the window from `start`, with `rest` more bytes."""
-        for longer in range(start, -1, -1):
-            self.at_most[longer] = min(self.at_most[longer], tokens + rest)
-            rest += self._sizes[longer - 1] if longer else 0
-
     def believes(self, start: int, tokens: Any) -> bool:
         """Whether an exact count agrees with all that is known: a longer prompt can't have fewer tokens."""
         return is_count(tokens) and self.at_least[start] <= tokens <= self.at_most[start]
-
-
-def _is_credible(known: Known) -> bool:
-    """Whether an earlier count can be one. One that is too high does no harm."""
-    return is_count(known.tokens) and known.tokens >= least(known.messages)
-
-
-def _rest_beside(turns: Sequence[Sequence[Message]], part: Sequence[Message]) -> tuple[int, int]:
-    """The last turn that a window may start with and hold all of `part`, and the bound of the rest of that window.
-
-    Where `part` isn't there, no window holds it: a start before the first.
-    """
-    for start in range(len(turns) - 1, -1, -1):
-        if part and turns[start][0] == part[0]:
-            messages = [message for turn in turns[start:] for message in turn]
-            if messages[: len(part)] == list(part):
-                return start, bound(messages[len(part) :])
-    return -1, 0

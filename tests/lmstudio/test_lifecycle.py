@@ -29,8 +29,8 @@ from phi4_http.errors import (
     UnsupportedSetting,
 )
 from phi4_http.lmstudio.config import LoadConfig
-from phi4_http.server import Server
 from phi4_http.lmstudio.lifecycle import load
+from phi4_http.server import Server
 
 LLAMA, QWEN, QWEN_1M, GPT = (
     "llama-3.2-1b-instruct",

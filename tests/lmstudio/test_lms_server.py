@@ -10,8 +10,8 @@ from lmstudio.faces import Face
 from lmstudio.world import World
 from phi4_http.errors import InvalidRequest, LmsFailed, LmsNotFound, ServerUnreachable
 from phi4_http.flow import Answer, Completed, Http, Lms
-from phi4_http.server import Server
 from phi4_http.lmstudio.lms.server import ServerStatus, server_start, server_status, server_stop
+from phi4_http.server import Server
 
 REMOTE = Server("http://box:1234")
 
