@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from support import Face, Heard
 
 from phi4 import standin
@@ -255,7 +255,6 @@ def test_the_requests_that_find_a_template_are_small(face: Face) -> None:
 
 
 @given(chats(6))
-@settings(deadline=None, max_examples=300)
 def test_renderings_are_what_the_templates_make(messages: list[Message]) -> None:
     """Of any chat of texts, letter for letter."""
     plain = [message for message in messages if message["role"] != "tool" and isinstance(message["content"], str)]

@@ -14,7 +14,7 @@ from phi4_http.tape.exchange import Exchange
 from phi4_http.tape.format import load_tape, write_exchange
 from phi4_http.tape.show import table, time_line
 
-from .support import SECRET, calm, chunk, edit, exchange, exchanges, stream
+from .support import SECRET, chunk, edit, exchange, exchanges, stream
 
 
 def test_a_table_has_a_line_for_each_exchange() -> None:
@@ -54,7 +54,6 @@ def test_a_time_line_shows_when_bytes_came() -> None:
     assert lines[8:] == ["  … and 1 more pieces"]
 
 
-@calm
 @given(exchanges(), st.integers(1, 100), st.integers(0, 5))
 def test_any_exchange_can_be_shown(made: Exchange, width: int, pieces: int) -> None:
     """Whatever is on a tape can be shown, and the chart has the width that was asked for."""
