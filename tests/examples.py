@@ -12,7 +12,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 # Few, usual, many.
-_EXAMPLES = {"quick": (25, 200, 2_000), "fuzz": (1_000, 10_000, 100_000)}
+_EXAMPLES = {"quick": (25, 200, 2_000), "fuzz": (500, 5_000, 40_000)}
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 """The one that `conftest` loads."""

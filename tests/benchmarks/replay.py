@@ -3,7 +3,7 @@
 Both read the same stream with the same client, in turn; the figure is the ratio of the reader's CPU time, pair by pair.
 Run it with `nox -s benchmark`, or
 
-    python tests/benchmarks/tape.py [--events 20000] [--runs 5]
+    python tests/benchmarks/replay.py [--events 20000] [--runs 5]
 """
 
 from __future__ import annotations
