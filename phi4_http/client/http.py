@@ -19,12 +19,10 @@ from httpx_sse import EventSource
 
 from ..errors import InvalidRequest, Phi4Error, ServerUnreachable, StreamCut
 from ..flow import Http
+from ..server import DEFAULT_URL as DEFAULT_URL  # noqa: PLC0414  # both faces take it from here
 from ..wire.refusals import encode
 
 log = logging.getLogger("phi4_http")
-
-DEFAULT_URL = "http://127.0.0.1:1234"
-"""LM Studio's default. Its server listens on IPv4 only, so `localhost` may cost a failed try at `::1` first."""
 
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 """The variable of LM Studio's docs, and the one of its SDKs."""

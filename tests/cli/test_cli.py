@@ -160,7 +160,7 @@ def test_json_lines_add_up_and_the_exit_code_says_how_it_ended(as_json: dict[str
     assert {"outcome", "stats", "tool_calls", "revisions", "model", "id"} <= set(reply)
 
 
-PLAIN = [
+AS_TEXT = [
     *("well-formed", "opener-swallowed", "several-closers", "no-tags", "reasoning-content", "tool-calls"),
     *("thought-never-closes", "solution-truncated", "all-in-reasoning", "empty", "cpp-utf8-stream"),
     *("end-inside-a-chunk", "error-frame-object", "overflow-1-400", "unauthorized", "stalled"),
@@ -170,11 +170,11 @@ PLAIN = [
 @pytest.fixture(scope="module")
 def as_text(chat_server: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     """Some of them, asked as a person would."""
-    lines = [(line(chat_server(), name), "") for name in PLAIN]
-    return dict(zip(PLAIN, run_several(lines, tmp_path_factory.mktemp("lines")), strict=True))
+    lines = [(line(chat_server(), name), "") for name in AS_TEXT]
+    return dict(zip(AS_TEXT, run_several(lines, tmp_path_factory.mktemp("lines")), strict=True))
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", AS_TEXT)
 def test_stdout_holds_the_solution_and_nothing_else(as_text: dict[str, Ran], name: str) -> None:
     """In a pipe: the solution with a line end; thought and what went wrong on stderr; the code says how it ended."""
     end, ran = ENDS[name], as_text[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import FEW
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def test_what_is_written_is_read(made: Exchange) -> None:
         assert list(read.pieces()) == list(made.pieces())
 
 
+@FEW
 @given(exchanges(), st.sampled_from([None, 0, 4]), st.booleans())
 def test_any_layout_is_read(made: Exchange, indent: int | None, cuts_first: bool) -> None:
     """The layout of the JSON and the order of its members don't count: people's editors have their own."""
@@ -46,6 +48,7 @@ def test_any_layout_is_read(made: Exchange, indent: int | None, cuts_first: bool
         assert facts(load_exchange(file)) == facts(made)
 
 
+@FEW
 @given(exchanges())
 def test_writing_is_deterministic(made: Exchange) -> None:
     """The same exchange gives the same files, so that a diff shows what changed."""
