@@ -32,9 +32,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types, tests included."""
+    """Strict types: by mypy, tests included; by pyright, what is shipped, of which every public name has a type."""
     session.install(".", "nox", *group("types"))
     session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "phi4_http")
 
 
 @nox.session
@@ -56,11 +58,29 @@ def oldest(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Lines and branches that the tests run, in child processes too; fails where it is less than `fail_under` says."""
+    session.install(".", *group("coverage"))
+    session.run("coverage", "erase")
+    # The plugin is imported before a plugin of pytest could begin to count, so that counting begins before pytest.
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or ["-n", "auto"]))
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """The properties, with twenty times as many examples (an hour; or of some tests: `nox -s fuzz -- tests/reply`)."""
+    session.install(".", *group("test"))
+    session.run("pytest", "-n", "auto", "-m", "hypothesis", *session.posargs, env={"HYPOTHESIS_PROFILE": "fuzz"})
+
+
+@nox.session
 def benchmark(session: nox.Session) -> None:
-    """What a streamed event costs, against a bare loop of httpx, httpx-sse and `json.loads`."""
+    """What a streamed event costs, an import, and a replay, each against the least that it could be."""
     session.install(".")
-    session.run("python", "tests/benchmarks/stream.py", *session.posargs)
-    session.run("python", "tests/benchmarks/imports.py")
+    for name in ("stream", "imports", "replay"):
+        session.run("python", f"tests/benchmarks/{name}.py")
 
 
 # What pip is to compile of llama.cpp: its server too, without the page for browsers that it would fetch, and no faster

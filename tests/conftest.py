@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from examples import PROFILE
+from hypothesis import settings
 from lmstudio.world import World, running
 from support import ANY_CHAT, CHATS, FACES, Face, asked_by_name
 
 from phi4_http.tape.matching import Match
 from phi4_http.tape.playback import Playback
 from phi4_http.tape.server import ReplayServer
+
+settings.load_profile(PROFILE)
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 

@@ -165,7 +165,7 @@ def callable_or_property(kind: type, name: str) -> bool:
     return isinstance(vars(kind)[name], (types.FunctionType, property))
 
 
-def plain(text: str) -> str:
+def in_blocking_words(text: str) -> str:
     """A signature or docstring of the async face in the words of the other."""
     for theirs, ours in (
         (r"\bAsync(?=[A-Z])", ""),
@@ -180,12 +180,12 @@ def plain(text: str) -> str:
 @each_twin
 def test_both_faces_have_the_same_signatures_and_docstrings(blocking: type, awaited: type) -> None:
     """Parameters, kinds, defaults, annotations and words are the same, but for what is awaited."""
-    assert plain(inspect.getdoc(awaited) or "") == inspect.getdoc(blocking)
+    assert in_blocking_words(inspect.getdoc(awaited) or "") == inspect.getdoc(blocking)
     for name in [name for name in vars(blocking) if callable_or_property(blocking, name)]:
         one, other = getattr(blocking, name), getattr(awaited, RENAMED.get(name, name))
-        assert plain(inspect.getdoc(other) or "") == (inspect.getdoc(one) or ""), name
+        assert in_blocking_words(inspect.getdoc(other) or "") == (inspect.getdoc(one) or ""), name
         if not isinstance(one, property) and not name.startswith("_iter"):
-            assert plain(str(inspect.signature(other))) == str(inspect.signature(one)), name
+            assert in_blocking_words(str(inspect.signature(other))) == str(inspect.signature(one)), name
 
 
 def test_both_modules_have_the_same_classes() -> None:

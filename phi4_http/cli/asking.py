@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclosed
 from ..events import Outcome, Reply
+from ..reply.rescue import Rescue
 from . import history
 from .exits import INTERRUPTED, outcome_code
 from .loading import add_config, ready_model
@@ -17,7 +18,7 @@ from .output import Output, ReplyPrinter, reply_fields
 from .server import add_server, connect
 
 if TYPE_CHECKING:
-    from ..client.blocking import ReplyStream
+    from ..client.stream import ReplyStream
 
 # Flag, type, what it is: the parameters of a generation that a person sets by hand.
 _SAMPLING: tuple[tuple[str, type, str], ...] = (
@@ -31,6 +32,13 @@ _SAMPLING: tuple[tuple[str, type, str], ...] = (
     ("seed", int, "for the same reply again"),
     ("max-tokens", int, "longest reply, in tokens, thought included; -1: no limit"),
     ("ttl", int, "idle seconds until LM Studio unloads the model, if it is loaded now"),
+)
+
+# Flag, what it is: what is done about a thought that does not end. Which values it takes, `Rescue` says.
+_RESCUE: tuple[tuple[str, str], ...] = (
+    ("thinking-budget", "end it after N tokens: the model answers then"),
+    ("on-unclosed", "answer: go on where the model stopped inside its thought"),
+    ("on-loop", "answer: end a thought that says the same over and over"),
 )
 
 
@@ -76,15 +84,13 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         "--param", action="append", default=[], metavar="NAME=JSON", help="any further field of the request"
     )
     thought = parser.add_argument_group("a thought that does not end")
-    thought.add_argument(
-        "--thinking-budget", type=int, metavar="N", help="end it after N tokens: the model answers then"
-    )
-    thought.add_argument(
-        "--on-unclosed", choices=("return", "answer"), help="answer: go on where the model stopped inside its thought"
-    )
-    thought.add_argument(
-        "--on-loop", choices=("ignore", "answer"), help="answer: end a thought that says the same over and over"
-    )
+    kinds = get_type_hints(Rescue)
+    for name, text in _RESCUE:
+        choices = get_args(kinds[_field(name)])
+        if all(isinstance(choice, str) for choice in choices):
+            thought.add_argument(f"--{name}", choices=choices, help=text)
+        else:
+            thought.add_argument(f"--{name}", type=int, metavar="N", help=text)
 
 
 def add_showing(parser: argparse.ArgumentParser) -> None:
@@ -133,13 +139,12 @@ def read_prompt(options: argparse.Namespace) -> str:
 
 def ask_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters of a question: of the generation, and of what is done about its thought."""
-    rescue = {name: getattr(options, name) for name in ("thinking_budget", "on_unclosed", "on_loop")}
-    return {**parameters(options), **rescue}
+    return {**parameters(options), **{_field(name): getattr(options, _field(name)) for name, _ in _RESCUE}}
 
 
 def parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters of the generation."""
-    given = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name, _, _ in _SAMPLING}
+    given = {_field(name): getattr(options, _field(name)) for name, _, _ in _SAMPLING}
     extra: dict[str, Any] = {}
     for field in options.param:
         name, _, text = field.partition("=")
@@ -150,6 +155,11 @@ def parameters(options: argparse.Namespace) -> dict[str, Any]:
                 f"--param {field}: it takes NAME=JSON, such as min_p=0.05 or name='\"text\"'"
             ) from None
     return {**given, "stop": options.stop, "extra": extra}
+
+
+def _field(flag: str) -> str:
+    """The parameter that a flag sets."""
+    return flag.replace("-", "_")
 
 
 def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace) -> int:

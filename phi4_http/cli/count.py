@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     with connect(options) as client:
         counted = Phi4(client, model=options.model, instructions=options.instructions).count(prompt, history=before)
     if output.as_json:
-        output.object({"type": "count", **asdict(counted)})
+        output.object({"type": "count", **counted._asdict()})
     elif counted.tokens is None:
         output.note("the server does not count tokens")
     else:

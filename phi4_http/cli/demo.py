@@ -39,10 +39,9 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Replay one reply, or list them."""
-    tapes = _load()
     if options.list:
-        return _list(tapes, output)
-    tape, exchange = _find(tapes, options.name)
+        return _list(output)
+    exchange, lists = _find(options.name)
     if not 0 <= options.speed < float("inf"):
         raise InvalidRequest(f"--speed is {options.speed:g}: it takes a factor above 0, or 0 for no waiting")
     from ..client.blocking import LMStudio
@@ -50,7 +49,6 @@ def run(options: argparse.Namespace, output: Output) -> int:
     from ..tape.playback import Playback
     from ..tape.server import ReplayServer
 
-    lists = [listed for listed in tapes[tape] if listed.name in _LISTS[tape]]
     playback = Playback(speed=options.speed or None)
     with (
         ReplayServer([*lists, exchange], playback=playback, match=Match(body=False, loop=True)) as server,
@@ -80,32 +78,25 @@ def _introduce(client: LMStudio, exchange: Exchange, model: str, prompt: str, ou
     output.note(f"> {prompt if len(prompt) <= 300 else prompt[:300] + ' …'}\n")
 
 
-def _load() -> dict[str, tuple[Exchange, ...]]:
+def _find(name: str) -> tuple[Exchange, list[Exchange]]:
+    """The reply of this name, and what its server says of its models. Raises InvalidRequest where there is none."""
+    from ..tape.format import exchange_files, load_exchange
+    from ..tape.shipped import TAPES, shipped
+
+    for tape in TAPES:
+        files = {file.stem: file for file in exchange_files(shipped(tape))}
+        if name in files and (exchange := load_exchange(files[name])).request.path == _CHAT:
+            return exchange, [load_exchange(files[listed]) for listed in _LISTS[tape]]
+    raise InvalidRequest(f"there is no reply named {name!r}: `demo --list` shows those there are")
+
+
+def _list(output: Output) -> int:
+    """Every exchange that answers a chat."""
     from ..tape.format import load_tape
-    from ..tape.shipped import shipped
+    from ..tape.shipped import TAPES, shipped
 
-    return {name: load_tape(shipped(name)) for name in _LISTS}
-
-
-def _replies(tapes: dict[str, tuple[Exchange, ...]]) -> dict[str, tuple[str, Exchange]]:
-    """Every exchange that answers a chat, by name."""
-    return {
-        exchange.name: (tape, exchange)
-        for tape, exchanges in tapes.items()
-        for exchange in exchanges
-        if exchange.request.path == _CHAT
-    }
-
-
-def _find(tapes: dict[str, tuple[Exchange, ...]], name: str) -> tuple[str, Exchange]:
-    replies = _replies(tapes)
-    if name not in replies:
-        raise InvalidRequest(f"there is no reply named {name!r}: `demo --list` shows those there are")
-    return replies[name]
-
-
-def _list(tapes: dict[str, tuple[Exchange, ...]], output: Output) -> int:
-    rows = [(name, exchange.origin.kind, exchange.origin.note) for name, (_, exchange) in _replies(tapes).items()]
+    replies = [one for tape in TAPES for one in load_tape(shipped(tape)) if one.request.path == _CHAT]
+    rows = [(one.name, one.origin.kind, one.origin.note) for one in replies]
     if output.as_json:
         for name, kind, note in rows:
             output.object({"type": "reply", "name": name, "origin": kind, "note": note})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerError, UnsupportedSetting
 from ..lmstudio.config import LoadConfig
 from ..wire.listings import Instance
-from .output import Output
+from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("phi4_http")
 
 _BAR = 24  # characters
-_UNKNOWN = "?"
 
 
 def register(commands: Any) -> None:
@@ -93,7 +92,7 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
     from ..phi4.request import phi4_model
 
     try:
-        name = options.model or client.run(phi4_model())
+        name = options.model or client._run(phi4_model(client._state))
         info = client.model(name)
     except (NotLMStudio, ServerError) as error:
         if wanted or isinstance(error, AuthError):
@@ -183,8 +182,7 @@ def run_estimate(options: argparse.Namespace, output: Output) -> int:
     if output.as_json:
         output.object({"type": "estimate", **asdict(guess)})
     else:
-        output.line(f"GPU memory    {guess.gpu_bytes / 2**30:.2f} GiB")
-        output.line(f"total memory  {guess.total_bytes / 2**30:.2f} GiB")
+        output.table([("GPU memory", gibibytes(guess.gpu_bytes)), ("total memory", gibibytes(guess.total_bytes))])
         sure = "" if guess.confident else " (LM Studio is not sure)"
         output.line(f"{'fits' if guess.fits else 'does not fit'}{sure}")
     return 0 if guess.fits else 6
@@ -207,12 +205,11 @@ def run_server(options: argparse.Namespace, output: Output) -> int:
 
 
 def _row(instance: Instance) -> tuple[str, ...]:
-    length, longest = instance.context_length, instance.max_context_length
     return (
         instance.identifier,
         instance.model,
-        instance.status or _UNKNOWN,
-        f"{_UNKNOWN if length is None else f'{length:,}'} / {_UNKNOWN if longest is None else f'{longest:,}'}",
+        instance.status or UNKNOWN,
+        f"{number(instance.context_length)} / {number(instance.max_context_length)}",
         "-" if instance.ttl is None else f"{instance.ttl:,} s",
     )
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Phi4Error
 from ..wire.listings import ModelInfo
-from .output import Output
+from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio
-
-_UNKNOWN = "?"
 
 
 def register(commands: Any) -> None:
@@ -57,17 +55,16 @@ def _sizes(client: LMStudio) -> dict[str, int | None]:
 
 def row(model: ModelInfo) -> tuple[str, ...]:
     """One line of the table; what the server does not tell is shown as unknown."""
-    return (model.id, model.state or _UNKNOWN, context(model), model.quantization or _UNKNOWN, _size(model.size_bytes))
+    return (
+        model.id,
+        model.state or UNKNOWN,
+        context(model),
+        model.quantization or UNKNOWN,
+        gibibytes(model.size_bytes),
+    )
 
 
 def context(model: ModelInfo) -> str:
     """Tokens of context: loaded with, of at most."""
-    longest = f"{model.max_context_length:,}" if model.max_context_length is not None else _UNKNOWN
-    if model.loaded is False:
-        return f"- / {longest}"
-    loaded = f"{model.loaded_context_length:,}" if model.loaded_context_length is not None else _UNKNOWN
-    return f"{loaded} / {longest}"
-
-
-def _size(size: int | None) -> str:
-    return _UNKNOWN if size is None else f"{size / 2**30:.2f} GiB"
+    loaded = "-" if model.loaded is False else number(model.loaded_context_length)
+    return f"{loaded} / {number(model.max_context_length)}"

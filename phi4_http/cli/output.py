@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -18,6 +18,8 @@ from ..events import Event, Finished, Reply, Revised, Solution, Thinking, Though
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 # What a model writes must not steer the terminal: control characters are shown, but for line breaks and tabs.
 _VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+UNKNOWN = "?"
+"""What the server does not tell."""
 _READER_GONE = 141  # as a shell reports a program that a broken pipe ended
 
 
@@ -87,11 +89,10 @@ class Output:
         else:
             self.note(f"phi4_http: {error}")
 
-    def table(self, rows: Sequence[Sequence[str]]) -> None:
+    def table(self, rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> None:
         """Rows as aligned columns, to stdout; the first row is the head."""
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for line in aligned(rows, numbers):
+            self.line(line)
 
     def flush(self) -> None:
         """Let a broken pipe show now."""
@@ -137,6 +138,27 @@ class Output:
         finally:
             vanish()
             thread.join()
+
+
+def aligned(rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> Iterator[str]:
+    """Rows as lines with aligned columns; those that the first row calls one of `numbers`, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for name, cell, width in zip(rows[0], row, widths, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def number(value: int | None) -> str:
+    """A number in a table; one that nobody tells is shown as unknown."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def gibibytes(size: int | None) -> str:
+    """A size in bytes, in a table."""
+    return UNKNOWN if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def event_fields(event: Event) -> dict[str, Any]:

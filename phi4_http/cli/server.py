@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ..server import DEFAULT_URL
+
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio
-
-DEFAULT_URL = "http://127.0.0.1:1234"
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,9 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=float, metavar="SECONDS", help="longest silence to wait through (default: no limit)"
     )
     group.add_argument("--lms", metavar="PATH", help="LM Studio's command, if it is not where it usually is")
-    group.add_argument("--replay", metavar="FOLDER", help="a tape that answers in the server's stead")
+    group.add_argument(
+        "--replay", metavar="FOLDER", help="a tape that answers in the server's stead; or phi4, llama_cpp"
+    )
 
 
 def connect(options: argparse.Namespace) -> LMStudio:
@@ -29,9 +31,10 @@ def connect(options: argparse.Namespace) -> LMStudio:
 
     transport = getattr(options, "transport", None)  # `record` sets one
     if options.replay is not None:
+        from ..tape.shipped import tape_folder
         from ..tape.tape import Tape
 
-        transport = Tape(options.replay).replay()
+        transport = Tape(tape_folder(options.replay)).replay()
     return LMStudio(
         options.url,
         timeouts=Timeouts(first_byte=options.timeout, idle=options.timeout),

@@ -103,8 +103,9 @@ def serve(options: argparse.Namespace, output: Output) -> int:
     from ..tape.matching import Match
     from ..tape.playback import Playback
     from ..tape.server import ReplayServer
+    from ..tape.shipped import tape_folder
 
-    exchanges = load_tape(_folder(options.folder))
+    exchanges = load_tape(tape_folder(options.folder))
     try:
         playback = Playback(speed=options.speed or None, recut=options.recut)
         match = Match(body=not options.any_body, loop=options.loop)
@@ -164,12 +165,12 @@ def _record_command(command: Sequence[str], tape: Tape, mode: str) -> int:
 def show(options: argparse.Namespace, output: Output) -> int:
     """A table, or the time lines of some exchanges."""
     from ..tape.format import load_tape
-    from ..tape.show import table, time_line
+    from ..tape.shipped import tape_folder
+    from ..tape.show import NUMBERS, table, time_line
 
-    exchanges = load_tape(_folder(options.folder))
+    exchanges = load_tape(tape_folder(options.folder))
     chosen = {name: _named(exchanges, name) for name in options.names}
-    for line in table(chosen.values() or exchanges):
-        output.line(line)
+    output.table(table(chosen.values() or exchanges), NUMBERS)
     shown = chosen.values() if chosen else exchanges if options.pieces else ()
     for exchange in shown:
         output.line()
@@ -181,8 +182,9 @@ def show(options: argparse.Namespace, output: Output) -> int:
 def check(options: argparse.Namespace, output: Output) -> int:
     """Everything that is wrong; the exit code says whether the tape can be played."""
     from ..tape.check import check_tape
+    from ..tape.shipped import tape_folder
 
-    problems = list(check_tape(_folder(options.folder)))
+    problems = list(check_tape(tape_folder(options.folder)))
     for problem in problems:
         if output.as_json:
             output.object({"type": "problem", "file": problem.file, "field": problem.field, "problem": problem.problem})
@@ -197,24 +199,12 @@ def check(options: argparse.Namespace, output: Output) -> int:
 def cat(options: argparse.Namespace, output: Output) -> int:
     """A body, byte for byte."""
     from ..tape.format import load_exchange
-    from ..tape.shipped import shipped
+    from ..tape.shipped import exchange_file
 
-    path = Path(options.name)
-    path = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-    for folder in () if path.exists() else ("phi4", "llama_cpp"):
-        if (shipped(folder) / path.name).exists():
-            path = shipped(folder) / path.name
-    for piece in load_exchange(path).pieces():
+    for piece in load_exchange(exchange_file(options.name)).pieces():
         sys.stdout.buffer.write(piece.data)
     sys.stdout.buffer.flush()
     return 0
-
-
-def _folder(folder: Path) -> Path:
-    """The folder as given, or the tape of that name that comes along."""
-    from ..tape.shipped import shipped
-
-    return shipped(str(folder)) if not folder.exists() and str(folder) in ("phi4", "llama_cpp") else folder
 
 
 def _named(exchanges: Sequence[Exchange], name: str) -> Exchange:

@@ -58,7 +58,7 @@ class Connected(Generic[HttpClient, Transport]):
         self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
         self._state = Server(self._endpoint.url)
         self._owned = http_client is None
-        self._http = self._made(transport) if http_client is None else http_client
+        self._http: HttpClient = self._made(transport) if http_client is None else http_client
 
     def _made(self, transport: Transport | None) -> HttpClient:
         url = self._endpoint.url
@@ -126,7 +126,8 @@ class Asking(Generic[AnyClient]):
                 f"{type(self).__name__} takes a client of its own kind, {wanted}, or an address: not {client!r}"
             )
         self._owned = client is None or isinstance(client, str)
-        self._client = client if isinstance(client, self._client_type) else self._client_type(client or DEFAULT_URL)
+        address = client if isinstance(client, str) else DEFAULT_URL
+        self._client = client if isinstance(client, self._client_type) else self._client_type(address)
         self._state = Phi(
             self._client._state,
             model=model,

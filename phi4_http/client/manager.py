@@ -55,7 +55,7 @@ class Managing(Generic[AnyClient]):
         log.warning("not ejected: %s", fault)
 
 
-class ModelManager(Managing["LMStudio"]):
+class ModelManager(Managing[LMStudio]):
     __doc__ = Managing.__doc__
 
     get: Final = blocking(ModelCache.get)
@@ -74,7 +74,7 @@ class ModelManager(Managing["LMStudio"]):
             self._report(fault, error)
 
 
-class AsyncModelManager(Managing["AsyncLMStudio"]):
+class AsyncModelManager(Managing[AsyncLMStudio]):
     """As `ModelManager`, awaited."""
 
     get: Final = awaited(ModelCache.get)

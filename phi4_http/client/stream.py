@@ -122,7 +122,7 @@ class AsyncReplyStream(_Reply):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._events is not None and not self._events.ag_running:  # another task may be reading it
+        if self._events is not None and not self._reading:  # another task may be
             await self._events.aclose()
         await self._client._run(self._replying.leave())
 

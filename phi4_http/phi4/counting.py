@@ -135,10 +135,11 @@ def sources(server: Server, model: str, fields: Mapping[str, Any] | None = None)
     return FirstThatCan([*free, OneToken(server, model, fields)])
 
 
-class Own(NamedTuple):
+class Own:
     """A caller's own function from messages to tokens."""
 
-    function: Callable[[Sequence[Message]], int]
+    def __init__(self, function: Callable[[Sequence[Message]], int]) -> None:
+        self.function = function
 
     def count(self, messages: Sequence[Message]) -> Flow[Count]:
         """What the function says."""

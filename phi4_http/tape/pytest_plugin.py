@@ -145,7 +145,7 @@ def _open(config: pytest.Config, tape: Tape, options: dict[str, Any]) -> TapeTra
 
 
 def _address(config: pytest.Config) -> str:
-    from ..client.http import DEFAULT_URL
+    from ..server import DEFAULT_URL
 
     return config.getoption("--phi4-url") or DEFAULT_URL
 

@@ -1,4 +1,4 @@
-"""What a tape holds, as text for people: a table, and the time line of one exchange.
+"""What a tape holds, as text for people: the cells of a table, and the time line of one exchange.
 
 No I/O but the reading of the bodies.
 """
@@ -17,19 +17,13 @@ _EXCERPT = 60
 _TEXT = re.compile(r'"(?:content|reasoning_content|reasoning|text|arguments)": *"((?:[^"\\]|\\.)*)"')
 """The text in a delta: what a reader of a time line wants to see of it."""
 _COLUMNS = ("NAME", "REQUEST", "STATUS", "BYTES", "PIECES", "SECONDS", "END", "FROM")
-_NUMBERS = frozenset({"STATUS", "BYTES", "PIECES", "SECONDS"})
+NUMBERS = frozenset({"STATUS", "BYTES", "PIECES", "SECONDS"})
+"""The columns that are numbers."""
 
 
-def table(exchanges: Iterable[Exchange]) -> Iterator[str]:
-    """One line for each exchange, after a line of column names."""
-    rows = [_COLUMNS, *(_row(exchange) for exchange in exchanges)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for name, cell, width in zip(_COLUMNS, row, widths, strict=True)
-        )
-        yield "  ".join(cells).rstrip()
+def table(exchanges: Iterable[Exchange]) -> list[tuple[str, ...]]:
+    """The cells of a row for each exchange, after a row of column names."""
+    return [_COLUMNS, *(_row(exchange) for exchange in exchanges)]
 
 
 def time_line(exchange: Exchange, *, width: int = 80, pieces: int = 0) -> Iterator[str]:

@@ -85,7 +85,7 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             inner = self._inner = self._inner or httpx.HTTPTransport(verify=verify_for(request.url))
             if not isinstance(inner, httpx.BaseTransport):
                 raise TypeError("a blocking client needs a blocking inner transport")
-            response = inner.handle_request(plain(request))
+            response = inner.handle_request(unencoded(request))
             try:
                 return _recorded(response, chosen)
             except BaseException:
@@ -106,7 +106,7 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             inner = self._inner = self._inner or httpx.AsyncHTTPTransport(verify=verify_for(request.url))
             if not isinstance(inner, httpx.AsyncBaseTransport):
                 raise TypeError("an async client needs an async inner transport")
-            response = await inner.handle_async_request(plain(request))
+            response = await inner.handle_async_request(unencoded(request))
             try:
                 return _recorded(response, chosen)
             except BaseException:
@@ -266,7 +266,7 @@ def _noting_the_end(recording: Recording) -> Iterator[None]:
     recording.end(End.CLEAN)
 
 
-def plain(request: httpx.Request) -> httpx.Request:
+def unencoded(request: httpx.Request) -> httpx.Request:
     """The same request, asking for a body as it is: a compressed one could not be read, edited or scrubbed."""
     headers = request.headers.copy()
     headers["Accept-Encoding"] = "identity"

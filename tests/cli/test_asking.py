@@ -181,10 +181,10 @@ class Talk:
 def test_ask_ends_a_thought_on_request(arguments: list[str], reply: str, reason: str) -> None:
     """The solution alone goes to stdout, the thought to stderr; as JSON, it is told that the thought was ended."""
     with StandIn(reply=reply) as server:
-        plain = run(server, "ask", "Is it late?", "--stats", *arguments)
-        assert (plain.code, plain.out) == (0, "So it is 4.\n")
-        assert "I " in plain.err
-        assert f"thought ended for the model ({reason})" in plain.err
+        as_text = run(server, "ask", "Is it late?", "--stats", *arguments)
+        assert (as_text.code, as_text.out) == (0, "So it is 4.\n")
+        assert "I " in as_text.err
+        assert f"thought ended for the model ({reason})" in as_text.err
         told = run(server, "ask", "Is it late?", "--json", *arguments)
         assert told.code == 0
     (thought,) = [each for each in told.objects if each["type"] == "thought"]
@@ -433,8 +433,8 @@ def test_chat_over_a_pipe_answers_line_by_line() -> None:
     assert (ran.code, ran.out) == (0, "The answer is 4.\n" * 2)
     assert ran.err.count("I reason.") == 2
     assert first["messages"] == build_messages("Is it late?")
-    turn = [{"role": "user", "content": "Is it late?"}, {"role": "assistant", "content": "The answer is 4."}]
-    assert second["messages"] == build_messages("And now?", history=turn)
+    said = [{"role": "user", "content": "Is it late?"}, {"role": "assistant", "content": "The answer is 4."}]
+    assert second["messages"] == build_messages("And now?", history=said)
     assert re.search(r"\[prompt \d+ of 4,096 tokens \(\d+%\)\]", ran.err)
 
 
@@ -601,8 +601,8 @@ def test_ctrl_c_stops_the_reply_and_keeps_the_chat(when: str) -> None:
             assert talk.end() == 0
             assert "Traceback" not in talk.text["err"]
             assert "never late" not in talk.text["err"].partition("user: ")[2]
-        turn = [{"role": "user", "content": "Is it late?"}, {"role": "assistant", "content": "It is 4."}]
-        assert server.chats[-1]["messages"] == build_messages("And now?", history=turn)
+        said = [{"role": "user", "content": "Is it late?"}, {"role": "assistant", "content": "It is 4."}]
+        assert server.chats[-1]["messages"] == build_messages("And now?", history=said)
 
 
 # --- chat on a terminal -----------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def as_json(chat_server: Address, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def test_a_command_says_the_same_in_a_process_of_its_own(as_json: dict[str, Ran], chat_server: Address) -> None:
     """Whatever ran before it: same lines, but for the times, and same code."""
-    names = ["several-closers", "overflow-1-frame", "end-inside-a-chunk", "stalled", "json-instead-of-stream"]
+    names = ["several-closers", "overflow-1-frame", "end-inside-a-chunk", "json-instead-of-stream"]
     for name, ran in asked(names, chat_server(), "--json").items():
         timeless = [re.sub(r'"stats": \{[^}]*\}', "", json.dumps(told.objects)) for told in (ran, as_json[name])]
         assert timeless[0] == timeless[1]
@@ -160,7 +160,7 @@ def test_json_lines_add_up_and_the_exit_code_says_how_it_ended(as_json: dict[str
     assert {"outcome", "stats", "tool_calls", "revisions", "model", "id"} <= set(reply)
 
 
-PLAIN = [
+AS_TEXT = [
     *("well-formed", "opener-swallowed", "several-closers", "no-tags", "reasoning-content", "tool-calls"),
     *("thought-never-closes", "solution-truncated", "all-in-reasoning", "empty", "cpp-utf8-stream"),
     *("end-inside-a-chunk", "error-frame-object", "overflow-1-400", "unauthorized", "stalled"),
@@ -168,12 +168,13 @@ PLAIN = [
 
 
 @pytest.fixture(scope="module")
-def as_text(chat_server: Address) -> dict[str, Ran]:
+def as_text(chat_server: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     """Some of them, asked as a person would."""
-    return asked(PLAIN, chat_server())
+    lines = [(line(chat_server(), name), "") for name in AS_TEXT]
+    return dict(zip(AS_TEXT, run_several(lines, tmp_path_factory.mktemp("lines")), strict=True))
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", AS_TEXT)
 def test_stdout_holds_the_solution_and_nothing_else(as_text: dict[str, Ran], name: str) -> None:
     """In a pipe: the solution with a line end; thought and what went wrong on stderr; the code says how it ended."""
     end, ran = ENDS[name], as_text[name]

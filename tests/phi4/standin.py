@@ -81,14 +81,14 @@ def said(message: Message) -> str:
     return text_of(message.get("content")) + (json.dumps(calls) if calls else "")
 
 
-def turn(role: str, text: str) -> str:
+def rendered_turn(role: str, text: str) -> str:
     """One turn."""
     return f"<|im_start|>{role}<|im_sep|>{text}<|im_end|>"
 
 
 def own_turn(messages: Sequence[Message]) -> str:
     """Every message is a turn, the system message too."""
-    return "".join(turn(message["role"], said(message)) for message in messages) + ANSWER
+    return "".join(rendered_turn(message["role"], said(message)) for message in messages) + ANSWER
 
 
 def split_system(messages: Sequence[Message]) -> tuple[str, list[Message]]:
@@ -99,7 +99,7 @@ def split_system(messages: Sequence[Message]) -> tuple[str, list[Message]]:
 
 def built_in(messages: Sequence[Message]) -> str:
     """The trained prompt, whatever the caller's system message says: it is dropped."""
-    return turn("system", SYSTEM_PROMPT) + own_turn(split_system(messages)[1])
+    return rendered_turn("system", SYSTEM_PROMPT) + own_turn(split_system(messages)[1])
 
 
 def dropped(messages: Sequence[Message]) -> str:
@@ -125,13 +125,13 @@ merged_nothing = merging("")
 
 def built_in_and_merged(messages: Sequence[Message]) -> str:
     """As llama.cpp does with a template that knows no system role and has a prompt of its own."""
-    return turn("system", SYSTEM_PROMPT) + merged_nothing(messages)
+    return rendered_turn("system", SYSTEM_PROMPT) + merged_nothing(messages)
 
 
 def user_lost(messages: Sequence[Message]) -> str:
     """With a system message, the user's words are gone."""
     system, rest = split_system(messages)
-    return turn("system", system) + ANSWER if system else own_turn(rest)
+    return rendered_turn("system", system) + ANSWER if system else own_turn(rest)
 
 
 def unknown(messages: Sequence[Message]) -> str:
@@ -244,7 +244,7 @@ class StandIn:
     def rendered(self, body: Mapping[str, Any]) -> str:
         """The prompt of a chat."""
         tools = body.get("tools")
-        return (turn("tools", json.dumps(tools)) if tools else "") + self.template(body["messages"])
+        return (rendered_turn("tools", json.dumps(tools)) if tools else "") + self.template(body["messages"])
 
     def written(self, prompt: str) -> str:
         """What the model writes after this prompt."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from examples import FEW
+from hypothesis import given
 from hypothesis import strategies as st
 from support import FACES, Face, Recording, delta, playing, sse, usage
 
@@ -287,7 +288,7 @@ def test_no_template_makes_a_prompt_that_does_not_fit(face: Face, template: stan
 
 
 @given(st.sampled_from([700, 1000, 2500, 4096]), st.lists(chats(5), min_size=1, max_size=3), st.booleans())
-@settings(deadline=None, max_examples=60)
+@FEW
 def test_any_history_fits_over_http(context: int, histories: list[list[Message]], free: bool) -> None:
     """The whole way, on both faces: the server takes every prompt, or it is refused before it is sent."""
     options: dict[str, Any] = {"native": False, "free": "llama.cpp"} if free else {}

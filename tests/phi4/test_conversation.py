@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reading import read
 from strategies import glued
@@ -79,7 +79,6 @@ def test_what_was_sent_before_can_be_sent_again() -> None:
 
 
 @given(HISTORY, st.none() | TEXTS)
-@settings(deadline=None, max_examples=300)
 def test_exactly_one_system_message_goes_out_whatever_the_history(
     history: list[dict[str, Any]], instructions: str | None
 ) -> None:
@@ -101,7 +100,6 @@ def test_exactly_one_system_message_goes_out_whatever_the_history(
 
 
 @given(glued())
-@settings(deadline=None, max_examples=500)
 def test_of_an_answer_only_the_solution_is_sent_back(content: str) -> None:
     """What the slow reading of the rules calls solution, and nothing else."""
     messages = build_messages("x", history=[{"role": "assistant", "content": content}])

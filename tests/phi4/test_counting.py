@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import Face, Recording
 
@@ -42,7 +42,6 @@ TEXTS = st.text(max_size=60) | st.text(st.sampled_from("\n\r\t :.,<>|é日🧠\u
 
 
 @given(TEXTS, PATTERNS)
-@settings(deadline=None, max_examples=1000)
 def test_a_text_never_has_more_tokens_than_bytes(text: str, pattern: str) -> None:
     """The fact that every bound stands on, for a real byte-level tokenizer."""
     assert standin.count(text, pattern) <= len(text.encode())
@@ -52,7 +51,6 @@ def test_a_text_never_has_more_tokens_than_bytes(text: str, pattern: str) -> Non
     st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), TEXTS), min_size=1, max_size=5),
     PATTERNS,
 )
-@settings(deadline=None, max_examples=300)
 def test_the_bound_is_one_for_every_template(turns: list[tuple[str, str]], pattern: str) -> None:
     """No template makes more tokens of any text than the bound and what may stand around it."""
     messages: list[Message] = [{"role": "user", "content": "x"}, *({"role": r, "content": c} for r, c in turns)]
@@ -62,7 +60,6 @@ def test_the_bound_is_one_for_every_template(turns: list[tuple[str, str]], patte
 
 
 @given(chats())
-@settings(deadline=None, max_examples=300)
 def test_tool_calls_are_within_the_bound(messages: list[Message]) -> None:
     """Written as JSON, with every character that isn't ASCII escaped, they take no more."""
     assert standin.count(standin.own_turn(messages)) <= bound(messages) + FRAME_TOKENS

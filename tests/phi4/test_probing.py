@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import Face
 
@@ -106,7 +106,6 @@ def test_what_is_omitted_is_not_missed(face: Face) -> None:
 
 
 @given(st.lists(st.none() | st.integers(1, 60), min_size=4, max_size=4))
-@settings(deadline=None, max_examples=300)
 def test_any_counts_are_judged_without_failing(counts: list[int | None]) -> None:
     """Four numbers, or fewer: a verdict or none, and an advice that follows from it."""
     left = iter(counts)

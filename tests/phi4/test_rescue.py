@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import cut_by, glue
 from support import AddedUp, Face, Heard, delta, playing, sse, usage
@@ -491,7 +491,6 @@ CUTS = st.binary(max_size=9)
 
 @given(st.binary(max_size=14), CUTS, st.binary(max_size=12), CUTS, st.sampled_from(["", " Up!", '"', "`"]))
 @example(b"", b"", b"", b"", "")
-@settings(deadline=None, max_examples=1000)
 def test_two_parts_are_read_as_one_text_however_they_are_cut(
     first: bytes, cuts: bytes, second: bytes, more_cuts: bytes, notice: str
 ) -> None:
@@ -511,7 +510,6 @@ def test_two_parts_are_read_as_one_text_however_they_are_cut(
 
 
 @given(st.binary(max_size=14), CUTS, st.binary(max_size=12), CUTS)
-@settings(deadline=None, max_examples=700)
 def test_a_thought_from_a_field_goes_on_in_a_text(first: bytes, cuts: bytes, second: bytes, more_cuts: bytes) -> None:
     """What comes after it is read as after a closed thought; the events add up."""
     written, answer = f"x{glue(first)}", glue(second)
@@ -551,7 +549,6 @@ def test_the_events_of_a_rescue_are_told_apart_in_order(face: Face) -> None:
 
 
 @given(st.binary(min_size=1, max_size=20), st.integers(1, 30))
-@settings(deadline=None, max_examples=300)
 def test_a_piece_is_a_token_and_a_long_one_several(sizes: bytes, budget: int) -> None:
     """One for each eight characters; the budget is reached with the piece that fills it."""
     watch = ThoughtWatch(Rescue(thinking_budget=budget))
@@ -595,7 +592,6 @@ def loops(text: str, repeats: int) -> int | None:
 
 
 @given(st.binary(max_size=12), CUTS, st.integers(2, 8))
-@settings(deadline=None, max_examples=1000)
 def test_a_loop_is_the_same_however_it_is_cut(draws: bytes, cuts: bytes, repeats: int) -> None:
     """And is noticed with the piece that holds the end of the sentence said once too often."""
     text = thought_of(draws)

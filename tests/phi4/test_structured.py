@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import Face
 
@@ -82,7 +82,6 @@ VALUES = st.recursive(
 @given(
     VALUES, st.sampled_from(["{}", "\n{}\n", f"{FENCE}json\n{{}}\n{FENCE}", f"Sure.\n{FENCE}\n{{}}\n{FENCE}\nDone."])
 )
-@settings(deadline=None, max_examples=300)
 def test_any_value_is_found_bare_and_in_a_fence(value: Any, around: str) -> None:
     """Texts with fences and braces in them, numbers, null, lists: what was written comes out."""
     text = json.dumps(value, ensure_ascii=False)
@@ -95,7 +94,6 @@ def test_any_value_is_found_bare_and_in_a_fence(value: Any, around: str) -> None
     st.dictionaries(st.text(max_size=5), VALUES, max_size=3) | st.lists(VALUES, max_size=3),
     st.text("ab .,:;!", max_size=20),
 )
-@settings(deadline=None, max_examples=300)
 def test_an_object_or_a_list_is_found_in_prose(value: Any, prose: str) -> None:
     """With any words around it."""
     assert read(solved(f"{prose}{json.dumps(value)}{prose}")).value == value

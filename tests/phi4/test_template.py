@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from support import Face, Heard
 
 from phi4 import standin
 from phi4.histories import Message, chats
-from phi4.standin import ANSWER, CHAT, RAW, StandIn, Template, turn
+from phi4.standin import ANSWER, CHAT, RAW, StandIn, Template, rendered_turn
 from phi4_http.errors import CannotContinue
 from phi4_http.events import Outcome, Usage
 from phi4_http.phi4.conversation import build_messages
@@ -60,7 +60,7 @@ def test_what_stands_between_merged_texts_is_found(face: Face, between: str, nam
     merged = standin.merging(between)
 
     def template(messages: Sequence[Message]) -> str:
-        return (turn("system", SYSTEM_PROMPT) if built_in else "") + merged(messages)
+        return (rendered_turn("system", SYSTEM_PROMPT) if built_in else "") + merged(messages)
 
     with StandIn(template=template) as server, face.phi(server.url) as phi:
         reply = forced(face, phi, history=TALK).reply
@@ -98,7 +98,7 @@ def chat_ml(messages: Sequence[Message]) -> str:
 
 def with_date(messages: Sequence[Message]) -> str:
     """The model's own format, and something more."""
-    return turn("system", "Today is Monday.") + standin.own_turn(messages)
+    return rendered_turn("system", "Today is Monday.") + standin.own_turn(messages)
 
 
 @pytest.mark.parametrize("template", [standin.unknown, chat_ml, with_date, standin.user_lost])
@@ -121,11 +121,11 @@ def test_templates_that_count_alike_are_refused(face: Face, template: Template) 
 
 def test_a_template_that_counts_alike_by_chance_is_found_out(face: Face) -> None:
     """Instructions of as many tokens as a turn takes more: the merged chat counts as the built-in prompt does."""
-    own_size = standin.count(turn("system", SYSTEM_PROMPT))
+    own_size = standin.count(rendered_turn("system", SYSTEM_PROMPT))
     for words in range(1, 40):
         messages = build_messages("And now?", instructions="a" * words)
         merged = standin.count(standin.merged(messages))
-        if merged == own_size + standin.count(turn("user", "And now?") + ANSWER):
+        if merged == own_size + standin.count(rendered_turn("user", "And now?") + ANSWER):
             break
     else:
         pytest.fail("no instructions make the two count alike")
@@ -140,7 +140,7 @@ def test_a_turn_that_costs_more_is_found_out_though_the_first_chat_does_not_show
     """A template with one token less in front and one more for each later turn agrees on a short chat alone."""
 
     def odd(messages: Sequence[Message]) -> str:
-        texts = [turn(message["role"], message["content"]) for message in messages]
+        texts = [rendered_turn(message["role"], message["content"]) for message in messages]
         return "<|im_end|>" * (len(texts) // 3) + "".join(texts) + ANSWER
 
     refused(face, odd)
@@ -255,22 +255,21 @@ def test_the_requests_that_find_a_template_are_small(face: Face) -> None:
 
 
 @given(chats(6))
-@settings(deadline=None, max_examples=300)
 def test_renderings_are_what_the_templates_make(messages: list[Message]) -> None:
     """Of any chat of texts, letter for letter."""
-    plain = [message for message in messages if message["role"] != "tool" and isinstance(message["content"], str)]
-    made = renderings(plain)
-    system = plain[0]["role"] == "system" and plain[0]["content"]
-    assert made["own turn"] == standin.own_turn(plain if system else standin.split_system(plain)[1])
-    assert made["built-in instead"] == standin.built_in(plain)
-    assert made["ignored"] == standin.dropped(plain)
-    rest = standin.split_system(plain)[1]
+    texts = [message for message in messages if message["role"] != "tool" and isinstance(message["content"], str)]
+    made = renderings(texts)
+    system = texts[0]["role"] == "system" and texts[0]["content"]
+    assert made["own turn"] == standin.own_turn(texts if system else standin.split_system(texts)[1])
+    assert made["built-in instead"] == standin.built_in(texts)
+    assert made["ignored"] == standin.dropped(texts)
+    rest = standin.split_system(texts)[1]
     mergeable = bool(system) and rest[0]["role"] == "user"
     assert ("merged, line between" in made) == mergeable
     if mergeable:
-        assert made["merged, line between"] == standin.merged(plain)
-        assert made["merged, blank line between"] == standin.merged_blank(plain)
-        assert made["built-in, and merged, nothing between"] == standin.built_in_and_merged(plain)
+        assert made["merged, line between"] == standin.merged(texts)
+        assert made["merged, blank line between"] == standin.merged_blank(texts)
+        assert made["built-in, and merged, nothing between"] == standin.built_in_and_merged(texts)
 
 
 def test_a_turn_is_written_as_the_model_was_trained() -> None:

@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from phi4_http.tape.exchange import Cut, End, Exchange, Origin, RecordedRequest, RecordedResponse
-
-calm = settings(deadline=None)
-"""For properties that touch files: how long these take is no matter."""
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
 

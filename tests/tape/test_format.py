@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import FEW
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,10 +19,9 @@ from phi4_http.errors import TapeError
 from phi4_http.tape.exchange import Cut, End, Exchange, InMemory, OnDisk, RecordedRequest
 from phi4_http.tape.format import ExchangeWriter, exchange_files, load_exchange, load_tape, write_exchange
 
-from .support import ORIGIN, calm, edit, exchange, exchanges, facts, stream
+from .support import ORIGIN, edit, exchange, exchanges, facts, stream
 
 
-@calm
 @given(exchanges())
 @example(exchange(body={"text": "\ud800 a lone surrogate", "cuts": [[1, 2]]}))
 @example(exchange(body='{"a": 1, "a": 2}'))
@@ -35,7 +35,7 @@ def test_what_is_written_is_read(made: Exchange) -> None:
         assert list(read.pieces()) == list(made.pieces())
 
 
-@calm
+@FEW
 @given(exchanges(), st.sampled_from([None, 0, 4]), st.booleans())
 def test_any_layout_is_read(made: Exchange, indent: int | None, cuts_first: bool) -> None:
     """The layout of the JSON and the order of its members don't count: people's editors have their own."""
@@ -48,7 +48,7 @@ def test_any_layout_is_read(made: Exchange, indent: int | None, cuts_first: bool
         assert facts(load_exchange(file)) == facts(made)
 
 
-@calm
+@FEW
 @given(exchanges())
 def test_writing_is_deterministic(made: Exchange) -> None:
     """The same exchange gives the same files, so that a diff shows what changed."""

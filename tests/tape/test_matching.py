@@ -13,7 +13,7 @@ from phi4_http.errors import TapeMismatch
 from phi4_http.tape.exchange import RecordedRequest
 from phi4_http.tape.matching import Match, Selection, difference
 
-from .support import calm, exchange
+from .support import exchange
 
 
 def ask(body: Any = None, path: str = "/v1/chat/completions", method: str = "POST") -> RecordedRequest:
@@ -133,7 +133,6 @@ def test_a_long_prompt_is_cut_around_the_difference() -> None:
     assert "NEW" in told
 
 
-@calm
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_a_difference_is_told_exactly_where_there_is_one(one: str, other: str) -> None:
     """Two requests that fit have no difference; two that don't, have one that can be read."""

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from phi4_http.tape.exchange import End, Exchange, Piece
 from phi4_http.tape.playback import AS_RECORDED, AT_ONCE, Playback, equal_sizes, random_sizes, recut
 
-from .support import calm, exchange, exchanges
+from .support import exchange, exchanges
 
 sizes = st.none() | st.integers(1, 50)
 seeds = st.none() | st.integers(0, 2**32)
 
 
-@calm
 @given(exchanges(), sizes, seeds)
 @example(exchange(pieces=[]), 1, None)
 def test_cutting_anew_never_changes_a_byte(made: Exchange, size: int | None, seed: int | None) -> None:
@@ -33,7 +32,6 @@ def test_cutting_anew_never_changes_a_byte(made: Exchange, size: int | None, see
         assert all(len(piece.data) == size for piece in pieces[:-1])
 
 
-@calm
 @given(exchanges(), sizes, seeds)
 def test_no_piece_comes_before_its_last_byte(made: Exchange, size: int | None, seed: int | None) -> None:
     """A piece cut anew is due when its last byte came, and times never decrease."""
@@ -45,7 +43,6 @@ def test_no_piece_comes_before_its_last_byte(made: Exchange, size: int | None, s
     assert due == sorted(due)
 
 
-@calm
 @given(exchanges(), st.integers(0, 500), sizes, seeds)
 def test_a_failure_comes_after_so_many_bytes(made: Exchange, bound: int, size: int | None, seed: int | None) -> None:
     """With `fail_after` exactly so many bytes come, then the connection breaks; a shorter body ends as it did."""

@@ -12,7 +12,7 @@ from strategies import chunked
 from phi4_http.tape.exchange import RecordedRequest
 from phi4_http.tape.scrub import Scrubber, find_secrets
 
-from .support import SECRET, calm
+from .support import SECRET
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P"
 
@@ -142,7 +142,6 @@ secrets_and_text = st.lists(
 ).map("".join)
 
 
-@calm
 @given(secrets_and_text.map(str.encode).flatmap(lambda data: st.tuples(st.just(data), chunked(data))))
 @example((b"open-sesame", [b"open", b"-sesame"]))
 def test_the_cuts_of_a_body_hide_no_secret(case: tuple[bytes, list[bytes]]) -> None:

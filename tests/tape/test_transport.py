@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import FEW
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phi4_http.errors import TapeError, TapeMismatch
@@ -103,12 +104,13 @@ def test_a_tape_plays_as_it_was(get: Face, tmp_path: Path) -> None:
 
 
 @both_faces
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FEW
 @given(made=exchanges(), recut=st.integers(1, 9))
-def test_any_exchange_is_played(get: Face, tmp_path: Path, made: Exchange, recut: int) -> None:
+def test_any_exchange_is_played(
+    get: Face, tmp_path_factory: pytest.TempPathFactory, made: Exchange, recut: int
+) -> None:
     """Any exchange plays to an httpx client byte for byte, however it is cut."""
-    folder = tmp_path / os.urandom(8).hex()
-    tape = taped(folder, made, match=Match(method=False, path=False, body=False))
+    tape = taped(tmp_path_factory.mktemp("any"), made, match=Match(method=False, path=False, body=False))
     got = get(tape.replay(recut=recut), URL)
     assert b"".join(got.pieces) == made.body
     assert (got.error is None) is (made.end is End.CLEAN)
@@ -229,40 +231,6 @@ def test_async_streams_take_turns(tmp_path: Path) -> None:
     assert {"a", "b"} == set(order[:20])
     assert order.count("a") < 51
     assert order.count("b") == 51
-
-
-_SERVE = """
-import sys
-from phi4_http.tape import Match, Playback, ReplayServer, load_tape
-match = Match(loop=True)
-with ReplayServer(load_tape(sys.argv[1]), playback=Playback(speed=None), match=match) as server:
-    print(server.url, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_replay_costs_less_than_the_live_path(tmp_path: Path) -> None:
-    """An event from a tape takes less of the processor than the same event from a server."""
-    made = stream(5000)
-    tape = taped(tmp_path, made, match=Match(loop=True))
-
-    def cost(transport: httpx.BaseTransport | None, url: str) -> float:
-        """The least of several times, since other processes are at work too."""
-        times = []
-        with httpx.Client(transport=transport, trust_env=False) as client:
-            for _ in range(5):
-                began = time.process_time()
-                with client.stream("POST", url + "/v1/chat/completions") as response:
-                    assert sum(map(len, response.iter_raw())) == made.content.size
-                times.append(time.process_time() - began)
-        return min(times)
-
-    command = [sys.executable, "-c", _SERVE, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        live = cost(None, server.stdout.readline().strip())
-        server.communicate()
-    assert cost(tape.replay(), URL) < live
 
 
 def test_a_tape_that_is_not_there_says_so(tmp_path: Path) -> None:
