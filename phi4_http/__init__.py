@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING
 from .lazy import found_late, homes
 
 if TYPE_CHECKING:
+    from .api import Api as Api
+    from .client.aio import AsyncChat as AsyncChat
     from .client.aio import AsyncLMStudio as AsyncLMStudio
     from .client.aio import AsyncPhi4 as AsyncPhi4
+    from .client.blocking import Chat as Chat
     from .client.blocking import LMStudio as LMStudio
     from .client.blocking import Phi4 as Phi4
     from .client.http import Timeouts as Timeouts
     from .client.manager import AsyncModelManager as AsyncModelManager
     from .client.manager import ModelManager as ModelManager
+    from .client.stream import AsyncReplyStream as AsyncReplyStream
+    from .client.stream import ReplyStream as ReplyStream
+    from .errors import Arrived as Arrived
     from .errors import AuthError as AuthError
     from .errors import CannotContinue as CannotContinue
     from .errors import ContextOverflow as ContextOverflow
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from .errors import Phi4Error as Phi4Error
     from .errors import ServerError as ServerError
     from .errors import ServerUnreachable as ServerUnreachable
+    from .errors import SilentOverflow as SilentOverflow
     from .errors import SolutionTruncated as SolutionTruncated
     from .errors import StreamCut as StreamCut
     from .errors import TapeError as TapeError
@@ -56,37 +63,68 @@ if TYPE_CHECKING:
     from .events import Revised as Revised
     from .events import Solution as Solution
     from .events import Stats as Stats
+    from .events import TextEvent as TextEvent
     from .events import Thinking as Thinking
     from .events import Thought as Thought
     from .events import ToolCall as ToolCall
     from .events import Usage as Usage
     from .lmstudio.config import LoadConfig as LoadConfig
+    from .lmstudio.config import Way as Way
+    from .lmstudio.lms.server import ServerStatus as ServerStatus
+    from .lmstudio.lms.text import Estimate as Estimate
+    from .phi4.counting import Count as Count
+    from .phi4.counting import Counter as Counter
     from .phi4.facts import SYSTEM_PROMPT as SYSTEM_PROMPT
+    from .phi4.request import Counted as Counted
+    from .phi4.structured import JsonReply as JsonReply
+    from .phi4.template import Probe as Probe
     from .reply.decoder import ReplyDecoder as ReplyDecoder
     from .reply.rescue import Rescue as Rescue
     from .reply.splitter import ThinkSplitter as ThinkSplitter
     from .tape import Tape as Tape
+    from .wire.answers import AnsweringModel as AnsweringModel
+    from .wire.answers import ChatChoice as ChatChoice
+    from .wire.answers import ChatCompletion as ChatCompletion
+    from .wire.answers import ChatMessage as ChatMessage
+    from .wire.answers import Completion as Completion
+    from .wire.answers import Embeddings as Embeddings
+    from .wire.answers import Runtime as Runtime
+    from .wire.answers import ServerStats as ServerStats
+    from .wire.answers import TextChoice as TextChoice
     from .wire.listings import Instance as Instance
     from .wire.listings import ModelInfo as ModelInfo
+    from .wire.parameters import AskParameters as AskParameters
+    from .wire.parameters import Parameters as Parameters
 
 _HOME = homes(
     {
-        "client.aio": "AsyncLMStudio AsyncPhi4",
-        "client.blocking": "LMStudio Phi4",
+        "api": "Api",
+        "client.aio": "AsyncChat AsyncLMStudio AsyncPhi4",
+        "client.blocking": "Chat LMStudio Phi4",
         "client.http": "Timeouts",
-        "errors": "AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply InvalidRequest "
-        "LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading ModelNotFound NoJson "
-        "NotLMStudio Phi4Error ServerError ServerUnreachable SolutionTruncated StreamCut TapeError TapeMismatch "
-        "ThoughtUnclosed UnsupportedSetting",
-        "events": "Event Finished Forced Outcome Reply Revised Solution Stats Thinking Thought ToolCall Usage",
-        "lmstudio.config": "LoadConfig",
         "client.manager": "AsyncModelManager ModelManager",
-        "wire.listings": "Instance ModelInfo",
+        "client.stream": "AsyncReplyStream ReplyStream",
+        "errors": "Arrived AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply "
+        "InvalidRequest LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading "
+        "ModelNotFound NoJson NotLMStudio Phi4Error ServerError ServerUnreachable SilentOverflow "
+        "SolutionTruncated StreamCut TapeError TapeMismatch ThoughtUnclosed UnsupportedSetting",
+        "events": "Event Finished Forced Outcome Reply Revised Solution Stats TextEvent Thinking Thought ToolCall Usage",
+        "lmstudio.config": "LoadConfig Way",
+        "lmstudio.lms.server": "ServerStatus",
+        "lmstudio.lms.text": "Estimate",
+        "phi4.counting": "Count Counter",
         "phi4.facts": "SYSTEM_PROMPT",
+        "phi4.request": "Counted",
+        "phi4.structured": "JsonReply",
+        "phi4.template": "Probe",
         "reply.decoder": "ReplyDecoder",
         "reply.rescue": "Rescue",
-        "tape": "Tape",
         "reply.splitter": "ThinkSplitter",
+        "tape": "Tape",
+        "wire.answers": "AnsweringModel ChatChoice ChatCompletion ChatMessage Completion Embeddings Runtime ServerStats "
+        "TextChoice",
+        "wire.listings": "Instance ModelInfo",
+        "wire.parameters": "AskParameters Parameters",
     }
 )
 

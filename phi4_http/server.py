@@ -121,10 +121,8 @@ class ModelFacts:
         self.name = name
         self.learned: int | None = None
         """Tokens of context, as an overflow told them."""
-        self.counter: str | None = None
-        """Which source has counted for it."""
-        self.unable: set[str] = set()
-        """The sources that could not."""
+        self.failures: dict[str, int] = {}
+        """How often each source of counts has failed since it last counted."""
         self.system: Any = None
         """What its template does with the system message."""
         self.template: str | None = None

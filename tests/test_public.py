@@ -22,8 +22,6 @@ from support import run_child
 import phi4_http
 from phi4_http import errors
 from phi4_http.cli.exits import CODES, exit_code
-from phi4_http.client import aio
-from phi4_http.client import blocking as client
 from phi4_http.errors import LmsError, Phi4Error, TapeMismatch
 from phi4_http.events import Outcome, Reply
 
@@ -32,13 +30,17 @@ MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob(
 
 # fmt: off
 PUBLIC = [
-    "AsyncLMStudio", "AsyncModelManager", "AsyncPhi4", "AuthError", "CannotContinue", "ContextOverflow",
-    "ContextTooShort", "DoesNotFit", "EmptyReply", "Event", "Finished", "Forced", "Instance", "InvalidRequest",
-    "LMStudio", "LmsError", "LmsFailed", "LmsNotFound", "LmsTimeout", "LoadConfig", "LoadFailed", "ModelBusy",
-    "ModelInfo", "ModelLoading", "ModelManager", "ModelNotFound", "NoJson", "NotLMStudio", "Outcome", "Phi4",
-    "Phi4Error", "Reply", "ReplyDecoder", "Rescue", "Revised", "SYSTEM_PROMPT", "ServerError", "ServerUnreachable",
-    "Solution", "SolutionTruncated", "Stats", "StreamCut", "Tape", "TapeError", "TapeMismatch", "ThinkSplitter",
-    "Thinking", "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "UnsupportedSetting", "Usage",
+    "AnsweringModel", "Api", "Arrived", "AskParameters", "AsyncChat", "AsyncLMStudio", "AsyncModelManager",
+    "AsyncPhi4", "AsyncReplyStream", "AuthError", "CannotContinue", "Chat", "ChatChoice", "ChatCompletion",
+    "ChatMessage", "Completion", "ContextOverflow", "ContextTooShort", "Count", "Counted", "Counter",
+    "DoesNotFit", "Embeddings", "EmptyReply", "Estimate", "Event", "Finished", "Forced", "Instance",
+    "InvalidRequest", "JsonReply", "LMStudio", "LmsError", "LmsFailed", "LmsNotFound", "LmsTimeout",
+    "LoadConfig", "LoadFailed", "ModelBusy", "ModelInfo", "ModelLoading", "ModelManager", "ModelNotFound",
+    "NoJson", "NotLMStudio", "Outcome", "Parameters", "Phi4", "Phi4Error", "Probe", "Reply", "ReplyDecoder",
+    "ReplyStream", "Rescue", "Revised", "Runtime", "SYSTEM_PROMPT", "ServerError", "ServerStats",
+    "ServerStatus", "ServerUnreachable", "SilentOverflow", "Solution", "SolutionTruncated", "Stats",
+    "StreamCut", "Tape", "TapeError", "TapeMismatch", "TextChoice", "TextEvent", "ThinkSplitter", "Thinking",
+    "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "UnsupportedSetting", "Usage", "Way",
 ]
 # fmt: on
 each_name = pytest.mark.parametrize("name", PUBLIC)
@@ -143,64 +145,6 @@ def test_a_module_and_everything_public_in_it_is_documented(file: str) -> None:
     assert (ast.get_docstring(tree) is not None or file == "__main__.py", bare) == (True, [])
 
 
-# --- the two faces ----------------------------------------------------------------------------------------------------
-
-TWINS = [
-    (client.LMStudio, aio.AsyncLMStudio),
-    (client.Phi4, aio.AsyncPhi4),
-    (client.ReplyStream, aio.AsyncReplyStream),
-]
-each_twin = pytest.mark.parametrize(("blocking", "awaited"), TWINS, ids=["LMStudio", "Phi4", "ReplyStream"])
-RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "close": "aclose"}
-
-
-@each_twin
-def test_both_faces_have_the_same_names_in_the_same_order(blocking: type, awaited: type) -> None:
-    """But for the names that Python itself gives another form, and `aclose`."""
-    own = [[name for name in vars(kind) if callable_or_property(kind, name)] for kind in (blocking, awaited)]
-    assert [RENAMED.get(name, name) for name in own[0]] == own[1]
-
-
-def callable_or_property(kind: type, name: str) -> bool:
-    return isinstance(vars(kind)[name], (types.FunctionType, property))
-
-
-def in_blocking_words(text: str) -> str:
-    """A signature or docstring of the async face in the words of the other."""
-    for theirs, ours in (
-        (r"\bAsync(?=[A-Z])", ""),
-        (r"\basync (?=with|for)", ""),
-        (r"\bawait `aclose`", "call `close`"),
-        (r"the tasks of one event loop", "threads"),
-    ):
-        text = re.sub(theirs, ours, text)
-    return text
-
-
-@each_twin
-def test_both_faces_have_the_same_signatures_and_docstrings(blocking: type, awaited: type) -> None:
-    """Parameters, kinds, defaults, annotations and words are the same, but for what is awaited."""
-    assert in_blocking_words(inspect.getdoc(awaited) or "") == inspect.getdoc(blocking)
-    for name in [name for name in vars(blocking) if callable_or_property(blocking, name)]:
-        one, other = getattr(blocking, name), getattr(awaited, RENAMED.get(name, name))
-        assert in_blocking_words(inspect.getdoc(other) or "") == (inspect.getdoc(one) or ""), name
-        if not isinstance(one, property) and not name.startswith("_iter"):
-            assert in_blocking_words(str(inspect.signature(other))) == str(inspect.signature(one)), name
-
-
-def test_both_modules_have_the_same_classes() -> None:
-    """No class of one face is missing in the other."""
-    names = [
-        [
-            name
-            for name, value in vars(module).items()
-            if isinstance(value, type) and value.__module__ == module.__name__
-        ]
-        for module in (client, aio)
-    ]
-    assert [f"Async{name}" for name in names[0]] == names[1]
-
-
 # --- what an import costs ---------------------------------------------------------------------------------------------
 
 
@@ -227,7 +171,7 @@ def test_a_part_that_needs_no_httpx_does_not_import_it(code: str) -> None:
     assert not loaded(code) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["reply.decoder", "phi4.counting", "wire.bodies", "wire.refusals", "wire.parts"])
+@pytest.mark.parametrize("module", ["reply.decoder", "reply.stream", "wire.bodies", "wire.refusals", "wire.parts"])
 def test_reading_a_stream_makes_no_values_of_whole_answers(module: str) -> None:
     """The small readers that they share come without the classes of answers and lists, and without difflib."""
     assert not loaded(f"import phi4_http.{module}") & {"phi4_http.wire.answers", "phi4_http.wire.listings", "difflib"}

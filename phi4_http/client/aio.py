@@ -123,7 +123,7 @@ class _Channel(Incoming):
     async def read(self) -> list[ServerSentEvent] | None:
         """The events of one read of the socket; None at the end."""
         if self._pieces is None:
-            self._pieces = self.response.aiter_raw() if self.is_plain else self.response.aiter_bytes()
+            self._pieces = self.response.aiter_raw() if self.begin() else self.response.aiter_bytes()
         try:
             async for data in self._pieces:
                 if events := self.came(data):

@@ -27,13 +27,7 @@ Transport = TypeVar("Transport", httpx.BaseTransport, httpx.AsyncBaseTransport)
 
 
 class Connected(Generic[HttpClient, Transport]):
-    """One server, and the way to it.
-
-    `base_url` is its address; `token` the API token: without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read.
-    `http_client` is an httpx client of your own, which stays yours to close; or `transport` replaces the network. `lms`
-    is where LM Studio's command is, if it is not where it usually is. Use it as a context manager, or call `close`; it
-    may be shared by threads. Raises InvalidRequest for what can't be.
-    """
+    """A server and the way to it: what both clients are."""
 
     _client_type: Callable[..., HttpClient]
     _transport_type: Callable[..., Transport]
@@ -89,18 +83,7 @@ AnyClient = TypeVar("AnyClient", bound="Connected[Any, Any]")
 
 
 class Asking(Generic[AnyClient]):
-    """Phi-4-reasoning-plus: its system prompt and its sampling with every request, its thought apart from its solution.
-
-    `client` is a client, or a server's address: then, and without any, the client is made here and closed with this.
-    Without a `model`, the server's own Phi-4-reasoning-plus is found, a loaded one first. `instructions` are appended
-    to the system prompt. `opener="assumed"` is for a server that swallows every `<think>`; `closer="first"` lets the
-    first closing tag count instead of the last. `system="omit"` leaves the system message out, for a template that
-    puts in the model's prompt itself; `"auto"` finds out with `probe`. `reserve` is tokens kept free for the reply,
-    beside a history; `counter` counts tokens in the server's stead; `context_length` is tokens, for a server that does
-    not tell them. `window` says how a history that no longer fits is shortened: seldom and by much (`"steady"`, which
-    keeps the server's prompt cache), or as little as can be (`"longest"`). Further parameters are those of every
-    request (see `AskParameters` and `Rescue`). Raises InvalidRequest for what can't be.
-    """
+    """What is asked with every question, and by which client."""
 
     _client_type: type[AnyClient]
 
@@ -154,10 +137,7 @@ class Asking(Generic[AnyClient]):
 
 
 class Talking(Generic[AnyClient]):
-    """A conversation with Phi-4-reasoning-plus; `Phi4.chat` makes it.
-
-    `history` is all of it, also what no longer fits: `reply.dropped` says what was not sent.
-    """
+    """A conversation, and by which client it is led."""
 
     def __init__(self, client: AnyClient, conversation: Conversation) -> None:
         self._client = client

@@ -84,8 +84,10 @@ class Binding:
 
     @property
     def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]  # as above
-        _, *given, returned = _hints(self._resolved()).items()
-        return {**_expanded(dict(given)), "return": self._returns(returned[1])}
+        hints = _hints(self._resolved())
+        returned = hints.pop("return")
+        hints.pop(next(iter(inspect.signature(self._resolved()).parameters)), None)  # the state
+        return {**_expanded(hints), "return": self._returns(returned)}
 
     @property
     def __signature__(self) -> inspect.Signature:

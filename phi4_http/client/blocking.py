@@ -31,7 +31,12 @@ T = TypeVar("T")
 
 
 class LMStudio(Connected[httpx.Client, httpx.BaseTransport]):
-    __doc__ = Connected.__doc__
+    """One server, and the way to it. Use it as a context manager, or call `close`; it may be shared by threads.
+
+    `base_url` is its address; `token` the API token: without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read.
+    `http_client` is an httpx client of your own, which stays yours to close; or `transport` replaces the network. `lms`
+    is where LM Studio's command is, if it is not where it usually is. Raises InvalidRequest for what can't be.
+    """
 
     _client_type = httpx.Client
     _transport_type = httpx.HTTPTransport
@@ -118,7 +123,7 @@ class _Channel(Incoming):
     def read(self) -> list[ServerSentEvent] | None:
         """The events of one read of the socket; None at the end."""
         if self._pieces is None:
-            self._pieces = self.response.iter_raw() if self.is_plain else self.response.iter_bytes()
+            self._pieces = self.response.iter_raw() if self.begin() else self.response.iter_bytes()
         try:
             for data in self._pieces:
                 if events := self.came(data):
@@ -141,7 +146,10 @@ class _Channel(Incoming):
 
 
 class Chat(Talking[LMStudio]):
-    __doc__ = Talking.__doc__
+    """A conversation with Phi-4-reasoning-plus; `Phi4.chat` makes it.
+
+    `history` is all of it, also what no longer fits: `reply.dropped` says what was not sent.
+    """
 
     stream: Final = making(request.stream_turn, ReplyStream)
     ask: Final = blocking(request.ask_turn)
@@ -149,7 +157,18 @@ class Chat(Talking[LMStudio]):
 
 
 class Phi4(Asking[LMStudio]):
-    __doc__ = Asking.__doc__
+    """Phi-4-reasoning-plus: its system prompt and its sampling with every request, its thought apart from its solution.
+
+    `client` is a client, or a server's address: then, and without any, the client is made here and closed with this.
+    Without a `model`, the server's own Phi-4-reasoning-plus is found, a loaded one first. `instructions` are appended
+    to the system prompt. `opener="assumed"` is for a server that swallows every `<think>`; `closer="first"` lets the
+    first closing tag count instead of the last. `system="omit"` leaves the system message out, for a template that
+    puts in the model's prompt itself; `"auto"` finds out with `probe`. `reserve` is tokens kept free for the reply,
+    beside a history; `counter` counts tokens in the server's stead; `context_length` is tokens, for a server that does
+    not tell them. `window` says how a history that no longer fits is shortened: seldom and by much (`"steady"`, which
+    keeps the server's prompt cache), or as little as can be (`"longest"`). Further parameters are those of every
+    request (see `AskParameters` and `Rescue`). Raises InvalidRequest for what can't be.
+    """
 
     _client_type = LMStudio
 

@@ -169,15 +169,15 @@ class Incoming:
         self.url = str(response.request.url)
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        # httpcore reads the limit when the body begins.
-        response.request.extensions["timeout"]["read"] = timeouts.idle
+        self._idle = timeouts.idle
         self.fault: Phi4Error | None = None
         """How the body broke off: raised when what had come before is out."""
         self._events: EventReader | None = EventReader()
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the bytes are the body as they are: identity was asked for, but not every server listens."""
+    def begin(self) -> bool:
+        """The body is to be read as a stream. Whether its bytes are it as they are: not every server listens to that
+        identity was asked for."""
+        self.response.request.extensions["timeout"]["read"] = self._idle  # httpcore looks when the body begins
         return self.headers.get("content-encoding", "identity").lower() in ("", "identity")
 
     def came(self, data: bytes) -> list[ServerSentEvent]:

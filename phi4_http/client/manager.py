@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic
 
 from ..errors import Phi4Error
 from ..lmstudio.cache import Limits, ModelCache
@@ -16,6 +16,10 @@ from .binding import awaited, blocking
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .aio import AsyncLMStudio
+    from .blocking import LMStudio
+else:
+    LMStudio = AsyncLMStudio = Any  # types alone: no client is made here
 
 log = logging.getLogger("phi4_http")
 
@@ -23,14 +27,7 @@ _DEFAULT = Limits()
 
 
 class Managing(Generic[AnyClient]):
-    """Models loaded when they are asked for, and given up when others need the room.
-
-    `ttl` is the seconds without use after which LM Studio unloads what was loaded here (None: never); `max_models`
-    and `memory_limit` (estimated bytes) bound what is loaded here at a time, and the least recently used goes first.
-    `patience` is how many seconds a busy model is waited for, `timeout` how long a load may take. Models that others
-    have loaded are used too, but only unloaded where one is asked for with a setting it lacks, such as a longer
-    context. As a context manager, it ejects on leaving what it has loaded. It may be shared by threads, or by tasks.
-    """
+    """What may be loaded, and by which client."""
 
     def __init__(
         self,
@@ -56,7 +53,15 @@ class Managing(Generic[AnyClient]):
 
 
 class ModelManager(Managing[LMStudio]):
-    __doc__ = Managing.__doc__
+    """Models loaded when they are asked for, and given up when others need the room.
+
+    `ttl` is the seconds without use after which LM Studio unloads what was loaded here (None: never); `max_models`
+    and `memory_limit` (estimated bytes) bound what is loaded here at a time, and the least recently used goes first.
+    `patience` is how many seconds a busy model is waited for, `timeout` how long a load may take. Models that others
+    have loaded are used too, but only unloaded where one is asked for with a setting it lacks, such as a longer
+    context. As a context manager, it ejects on leaving what it has loaded. It may be shared
+    by threads.
+    """
 
     get: Final = blocking(ModelCache.get)
     eject: Final = blocking(ModelCache.eject)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -122,9 +123,10 @@ class AsyncReplyStream(_Reply):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._events is not None and not self._reading:  # another task may be
-            await self._events.aclose()
         await self._client._run(self._replying.leave())
+        if self._events is not None:
+            with contextlib.suppress(RuntimeError):  # another task is reading them, and ends now
+                await self._events.aclose()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         if self._events is None or self._replying.over:

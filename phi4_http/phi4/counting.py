@@ -24,6 +24,9 @@ Message: TypeAlias = Mapping[str, Any]
 
 APPLY_TEMPLATE, TOKENIZE = "/apply-template", "/tokenize"
 
+TRIES = 2
+"""How often in a row a source may fail before it is not asked again."""
+
 MESSAGE_TOKENS = 3
 """Special tokens of one turn: `<|im_start|>`, `<|im_sep|>`, `<|im_end|>`. The role between them is counted as text."""
 
@@ -132,7 +135,7 @@ def sources(server: Server, model: str, fields: Mapping[str, Any] | None = None)
     """The sources of exact counts that this server may have, those that cost nothing first."""
     # LM Studio can't count for free, and would answer each try with an error.
     free: list[Counter] = [] if server.native else [LlamaCpp(server, model, fields), Vllm(server, model, fields)]
-    return FirstThatCan([*free, OneToken(server, model, fields)])
+    return FirstThatCan([*free, OneToken(server, model, fields)], server.facts(model).failures)
 
 
 class Own:
@@ -148,26 +151,35 @@ class Own:
 
 
 class FirstThatCan:
-    """Several sources, of which the first one that can count wins. What a server lacks costs nothing to try again."""
+    """Several sources, of which the first one that can count wins.
 
-    def __init__(self, sources: Sequence[Counter]) -> None:
+    `failures` remembers how often each has failed since it last counted: one odd answer is no reason to give a source
+    up, `TRIES` of them in a row are.
+    """
+
+    def __init__(self, sources: Sequence[Counter], failures: dict[str, int] | None = None) -> None:
         self._sources = tuple(sources)
+        self._failures = {} if failures is None else failures
 
     def count(self, messages: Sequence[Message]) -> Flow[Count]:
         """The first count to be had, checked for sense."""
         requests = 0
         for source in self._sources:
+            name = type(source).__name__
+            if self._failures.get(name, 0) >= TRIES:
+                continue
             try:
                 count = yield from source.count(messages)
             except NotLMStudio as error:  # what answers does so in another way than asked, as a replayed stream does
-                log.debug("%s can't count: %s", type(source).__name__, error)
-                continue
+                log.debug("%s can't count: %s", name, error)
+                count = Count(None)
             requests += count.requests
             believed = count.tokens is not None and sensible(count.tokens, messages)
+            self._failures[name] = 0 if believed or count.too_long else self._failures.get(name, 0) + 1
             if believed or count.too_long:
                 return Count(count.tokens if believed else None, requests, count.too_long)
             if count.tokens is not None:
-                log.warning("%s counts %s tokens: not believed", type(source).__name__, count.tokens)
+                log.warning("%s counts %s tokens: not believed", name, count.tokens)
         return Count(None, requests)
 
 

@@ -33,9 +33,7 @@ class Tags:
         return len(text)
 
 
-def chosen_tags(
-    opener: str, closer: str, tags: Sequence[str] | None = None, profile: str = "phi"
-) -> Sequence[str]:
+def chosen_tags(opener: str, closer: str, tags: Sequence[str] | None = None, profile: str = "phi") -> Sequence[str]:
     """The opening tag, then every closing tag. Raises InvalidRequest for settings of a splitter that can't work."""
     if opener not in ("auto", "assumed"):
         raise InvalidRequest(f"opener is {opener!r}: it can be 'auto' or 'assumed'")

@@ -101,7 +101,7 @@ def told(name: str, turns: list[Turn]) -> None:
 
     print(
         f"{name:22} {len(turns):3} turns: {mean('requests'):5.2f} requests, {mean('generating'):5.2f} generating, "
-        f"{mean('prompt_tokens'):6.0f} prompt tokens, {mean('anew'):6.0f} processed anew, {mean('seconds'):6.2f} s a turn"
+        f"{mean('prompt_tokens'):6.0f} prompt tokens, {mean('anew'):6.0f} processed anew, {mean('seconds'):6.2f} s"
     )
 
 
@@ -117,7 +117,7 @@ def main() -> None:
             log = Path(scratch, f"{window}.log")
             with serving("llama-server", arguments.model, log, template=TEMPLATE) as server:
                 turns = []
-                for turn in chat(server.url, arguments.turns, window):  # type: ignore[arg-type]  # both are literals
+                for turn in chat(server.url, arguments.turns, window):
                     turns.append(turn)
                     if arguments.verbose:
                         print(turn, flush=True)

@@ -321,7 +321,7 @@ def test_many_tasks_share_a_client() -> None:
     with ReplayServer(
         asked_by_name(CHATS.values()), playback=AT_ONCE, match=Match(ignore=IGNORED, loop=True)
     ) as server:
-        replies = asyncio.run(main())
+        replies: list[Any] = asyncio.run(main())
     assert [reply.solution for reply in replies] == [SOLUTIONS[name] for name in names]
 
 

@@ -49,6 +49,7 @@ class Script:
     def __call__(self, step: Step) -> Any:
         if isinstance(step, Sleep):
             return None
+        assert isinstance(step, Lms | Http)
         name = step.arguments[0] if isinstance(step, Lms) else step.path.rpartition("/api")[2]
         self.asked.append(name)
         said = self._answers.get(name, [ServerUnreachable(HERE.url, "refused")])
@@ -57,7 +58,6 @@ class Script:
             raise answer
         if isinstance(step, Lms):
             return answer if isinstance(answer, Completed) else Completed(step.arguments, 0, json.dumps(answer), "")
-        assert isinstance(step, Http)
         return Answer(HERE.url + step.path, 200, {}, json.dumps(answer).encode())
 
 

@@ -31,7 +31,9 @@ from phi4_http.phi4.counting import (
     one_token,
     sensible,
 )
+from phi4_http.server import Server
 
+SERVER = Server("http://x")
 HELLO: list[Message] = [{"role": "user", "content": "Is it late?"}]
 LONG = [{"role": "user", "content": "q" * 900}, {"role": "assistant", "content": "a" * 900}] * 2
 PATTERNS = st.sampled_from([standin.APART, standin.TOGETHER])
@@ -268,7 +270,7 @@ def answering(*answers: tuple[int, Any]) -> Callable[[Any], Answer]:
 )
 def test_an_answer_without_a_count_is_none(body: Mapping[str, Any]) -> None:
     """It cost a request all the same."""
-    assert run(OneToken("m").count(HELLO), answering((200, body))) == Count(None, 1)
+    assert run(OneToken(SERVER, "m").count(HELLO), answering((200, body))) == Count(None, 1)
 
 
 @pytest.mark.parametrize(
@@ -284,15 +286,15 @@ def test_an_answer_without_a_count_is_none(body: Mapping[str, Any]) -> None:
 )
 def test_an_overflow_is_a_count_as_far_as_it_says_one(message: str, tokens: int | None) -> None:
     """The number that is needed, or only that it is too many."""
-    flow = one_token("/v1/completions", {"model": "m", "prompt": "x"})
+    flow = one_token(SERVER, "/v1/completions", {"model": "m", "prompt": "x"})
     assert run(flow, answering((400, {"error": {"message": message}}))) == Count(tokens, 1, too_long=True)
 
 
 @pytest.mark.parametrize(
     ("source", "answers"),
     [
-        (LlamaCpp(), [(200, {"prompt": "p"}), (200, {"tokens": [1, 2, 3]})]),
-        (Vllm("m"), [(200, {"count": 3})]),
+        (LlamaCpp(Server(), "m"), [(200, {"prompt": "p"}), (200, {"tokens": [1, 2, 3]})]),
+        (Vllm(Server(), "m"), [(200, {"count": 3})]),
         (Own(lambda messages: 3), []),
     ],
 )
@@ -304,14 +306,14 @@ def test_free_sources_cost_no_request(source: Any, answers: list[tuple[int, Any]
 @pytest.mark.parametrize(
     ("source", "answers"),
     [
-        (LlamaCpp(), [(404, {"detail": "Not Found"})]),
-        (LlamaCpp(), [(200, {"error": "Unexpected endpoint or method. (POST /apply-template)"})]),
-        (LlamaCpp(), [(200, {"prompt": None})]),
-        (LlamaCpp(), [(200, {"prompt": "p"}), (500, {"error": {"message": "no"}})]),
-        (LlamaCpp(), [(200, {"prompt": "p"}), (200, {"tokens": 3})]),
-        (Vllm("m"), [(200, {"tokens": [1, 2]})]),
-        (Vllm("m"), [(200, {"count": True})]),
-        (Vllm("m"), [(404, {"detail": "Not Found"})]),
+        (LlamaCpp(Server(), "m"), [(404, {"detail": "Not Found"})]),
+        (LlamaCpp(Server(), "m"), [(200, {"error": "Unexpected endpoint or method. (POST /apply-template)"})]),
+        (LlamaCpp(Server(), "m"), [(200, {"prompt": None})]),
+        (LlamaCpp(Server(), "m"), [(200, {"prompt": "p"}), (500, {"error": {"message": "no"}})]),
+        (LlamaCpp(Server(), "m"), [(200, {"prompt": "p"}), (200, {"tokens": 3})]),
+        (Vllm(Server(), "m"), [(200, {"tokens": [1, 2]})]),
+        (Vllm(Server(), "m"), [(200, {"count": True})]),
+        (Vllm(Server(), "m"), [(404, {"detail": "Not Found"})]),
     ],
 )
 def test_a_server_of_another_kind_does_not_count(source: Any, answers: list[tuple[int, Any]]) -> None:
@@ -332,15 +334,32 @@ class Says:
         return Count(self.tokens, 1)
 
 
+def named(name: str, kind: type[Says]) -> type[Says]:
+    """A source of another kind, which sources are told apart by."""
+    return type(name, (kind,), {})
+
+
 @pytest.mark.parametrize("useless", [None, 0, 10**9, True])
 def test_the_first_that_can_count_is_kept(useless: Any) -> None:
-    """Those before it are asked once; what all of it cost is told."""
-    never, able, spare = Says(useless), Says(5), Says(6)
+    """Those before it are asked twice; what all of it cost is told."""
+    never, able, spare = Says(useless), named("Able", Says)(5), named("Spare", Says)(6)
     counter = FirstThatCan([never, able, spare])
     perform = answering(*[(200, {})] * 9)
     assert run(counter.count(HELLO), perform) == Count(5, 2)
+    assert run(counter.count(HELLO), perform) == Count(5, 2)
     assert run(counter.count(HELLO), perform) == Count(5, 1)
-    assert (never.times, able.times, spare.times) == (1, 2, 0)
+    assert (never.times, able.times, spare.times) == (2, 3, 0)
+
+
+def test_one_odd_count_does_not_end_exact_counting() -> None:
+    """The source that said 0 once is asked again, and believed."""
+    source = Says(0)
+    counter = FirstThatCan([source])
+    perform = answering(*[(200, {})] * 9)
+    assert run(counter.count(HELLO), perform) == Count(None, 1)
+    source.tokens = 5
+    for _ in range(3):
+        assert run(counter.count(HELLO), perform) == Count(5, 1)
 
 
 @pytest.mark.parametrize("said", [None, 0, 10**9])
@@ -361,18 +380,18 @@ def test_a_prompt_too_long_to_count_leaves_its_source_able(said: Any) -> None:
 
 
 def test_where_nobody_can_count_there_is_no_count() -> None:
-    """And nobody is asked a second time."""
-    first, second = Says(None), Says(0)
+    """And nobody is asked a third time."""
+    first, second = Says(None), named("Second", Says)(0)
     counter = FirstThatCan([first, second])
     perform = answering(*[(200, {})] * 9)
-    assert run(counter.count(HELLO), perform) == Count(None, 2)
-    assert run(counter.count(HELLO), perform) == Count(None, 0)
-    assert (first.times, second.times) == (1, 1)
+    for requests in (2, 2, 0):
+        assert run(counter.count(HELLO), perform) == Count(None, requests)
+    assert (first.times, second.times) == (2, 2)
 
 
 def test_two_tasks_that_ask_at_once_do_not_take_out_a_good_source() -> None:
     """Each finds that the first can't count; the second is still there for both."""
-    never, able = Says(None), Says(5)
+    never, able = Says(None), named("Able", Says)(5)
     counter = FirstThatCan([never, able])
     one, other = counter.count(HELLO), counter.count(HELLO)
     for flow in (one, other):

@@ -14,7 +14,8 @@ from phi4.standin import APART, CHAT, TOGETHER, StandIn, Template
 from phi4_http.errors import ServerError
 from phi4_http.flow import Answer, Http, run
 from phi4_http.phi4.facts import SYSTEM_PROMPT
-from phi4_http.phi4.probing import Probe, probe
+from phi4_http.phi4.template import Probe, probe
+from phi4_http.server import Server
 
 SEEN: dict[str, tuple[Template, str, bool, str]] = {
     "own turn": (standin.own_turn, "used", True, "send"),
@@ -115,7 +116,7 @@ def test_any_counts_are_judged_without_failing(counts: list[int | None]) -> None
         body = f'{{"usage": {{"prompt_tokens": {next(left) or 0}}}}}'
         return Answer(step.path, 200, {"content-type": "application/json"}, body.encode())
 
-    found: Probe = run(probe("m"), perform)
+    found: Probe = run(probe(Server(), "m"), perform)
     assert found.counts == tuple(counts)
     known = None not in counts
     assert (found.system is not None) == (found.user_kept is not None) == known
