@@ -227,7 +227,7 @@ def test_a_part_that_needs_no_httpx_does_not_import_it(code: str) -> None:
     assert not loaded(code) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["reply.decoder", "phi4.counting", "wire.bodies", "wire.refusals", "wire.parts"])
+@pytest.mark.parametrize("module", ["reply.decoder", "wire.bodies", "wire.refusals", "wire.parts"])
 def test_reading_a_stream_makes_no_values_of_whole_answers(module: str) -> None:
     """The small readers that they share come without the classes of answers and lists, and without difflib."""
     assert not loaded(f"import phi4_http.{module}") & {"phi4_http.wire.answers", "phi4_http.wire.listings", "difflib"}
