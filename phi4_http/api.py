@@ -62,7 +62,7 @@ def model(server: Server, id: str) -> Flow[ModelInfo]:
     if not isinstance(id, str) or not id.strip():
         raise InvalidRequest("the model id is empty")
     found = yield from listing(server, anew=True)
-    info = server.find(id)
+    info = server.find(id, named=True)
     if info is None:
         raise not_found(id, (info.id for info in found.models))
     return info

@@ -178,8 +178,11 @@ class Server:
         """Whether it is LM Studio; None as long as its models were not listed."""
         return None if self.listing is None else self.listing.native
 
-    def find(self, model: str) -> ModelInfo | None:
-        """The listed model that this name means in a request; None where the list does not tell."""
+    def find(self, model: str, *, named: bool = False) -> ModelInfo | None:
+        """The listed model that this name means in a request; None where the list does not tell.
+
+        A server with one model, such as llama.cpp's, takes any name for it, which does not count with `named`.
+        """
         if self.listing is None:
             return None
         listed = self.listing.models
@@ -190,8 +193,8 @@ class Server:
             for instance in info.instances:
                 if model == instance.identifier:
                     return _as_loaded(info, instance.identifier, instance.context_length)
-        # A server with one model, such as llama.cpp's, takes any name for it.
-        return listed[0] if len(listed) == 1 and not self.listing.native else None
+        only = len(listed) == 1 and not self.listing.native and not named
+        return listed[0] if only else None
 
 
 def _as_loaded(info: ModelInfo, identifier: str, context_length: int | None) -> ModelInfo:

@@ -32,7 +32,6 @@ def lm_studio(**more: Any) -> Recording:
     return Recording(
         {
             "/api/v0/models": recorded("v0-models"),
-            f"/api/v0/models/{PHI}": recorded("v0-model"),
             "/v1/models": recorded("v1-models"),
             **more,
         }
@@ -144,40 +143,22 @@ def test_a_list_that_is_none_is_not_lm_studio(face: Face, body: Any) -> None:
 # --- one model --------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_found_by_its_id_with_a_slash(face: Face) -> None:
-    """The slash goes out as it is, as LM Studio takes it."""
+def test_a_model_is_found_by_its_id(face: Face) -> None:
+    """In the list, which is asked for once."""
     server = lm_studio()
     with face.studio(server) as client:
         model = face.wait(client.model(PHI))
-    assert server.paths == [f"GET /api/v0/models/{PHI}"]
+    assert server.paths == ["GET /api/v0/models"]
     assert (model.id, model.loaded_context_length) == (PHI, 8192)
 
 
 def test_a_model_is_found_over_real_http(face: Face) -> None:
     """The same against a server that plays the documented answer."""
     with (
-        ReplayServer([EXCHANGES["v0-model"], EXCHANGES["v0-models"]], playback=AT_ONCE) as server,
+        ReplayServer([EXCHANGES["v0-models"]] * 2, playback=AT_ONCE) as server,
         face.studio(server.url) as client,
     ):
         assert face.wait(client.model(PHI)) in face.wait(client.models())
-
-
-@pytest.mark.parametrize(
-    ("id", "sent"),
-    [
-        ("a/b@q4_k_m", "a/b@q4_k_m"),
-        ("a/b:2", "a/b:2"),
-        ("a b", "a%20b"),
-        ("a?b#c", "a%3Fb%23c"),
-        ("a%2Fb", "a%252Fb"),
-        ("modèle", "mod%C3%A8le"),
-    ],
-)
-def test_an_id_goes_out_as_it_is_but_for_what_a_path_can_t_hold(face: Face, id: str, sent: str) -> None:
-    """Nothing in a name becomes a query, a fragment or another path."""
-    server = Recording({f"/api/v0/models/{sent}": {"id": id}})
-    with face.studio(server) as client:
-        assert face.wait(client.model(id)).id == id
 
 
 def test_a_model_of_a_server_without_the_native_api_is_found_in_its_list(face: Face) -> None:
@@ -209,8 +190,8 @@ def test_the_closest_name_is_told_first(face: Face) -> None:
 def test_a_refusal_to_tell_of_a_model_is_not_taken_for_its_absence(
     face: Face, status: int, error: type[Exception]
 ) -> None:
-    """A missing token or a fault is told, and no list is asked for."""
-    server = lm_studio(**{f"/api/v0/models/{PHI}": (status, {"error": {"message": "no"}})})
+    """A missing token or a fault is told, and nothing else is asked for."""
+    server = lm_studio(**{"/api/v0/models": (status, {"error": {"message": "no"}})})
     with face.studio(server) as client, pytest.raises(error):
         face.wait(client.model(PHI))
     assert len(server.requests) == 1
@@ -279,13 +260,12 @@ def test_nothing_to_embed_is_refused(face: Face, texts: Any) -> None:
 
 def test_every_shipped_plain_answer_is_read_over_real_http(face: Face) -> None:
     """A server that plays all of them is asked through every method that has one."""
-    names = ["v0-models", "v0-model", "v1-models", "v0-chat", "v0-completion", "v0-embeddings", "v1-completion"]
+    names = ["v0-models", "v1-models", "v0-chat", "v0-completion", "v0-embeddings", "v1-completion"]
     exchanges = [EXCHANGES[name] for name in [*names, "v1-embeddings", "v1-chat"]]
     match = Match(body=False)
     with ReplayServer(exchanges, playback=AT_ONCE, match=match) as server, face.studio(server.url) as client:
         face.wait(client.models())
         face.wait(client.models("openai"))
-        face.wait(client.model(PHI))
         for api in ("native", "openai"):
             assert face.wait(client.chat_completion(PHI, MESSAGES, api=api)).choices[0].finish_reason == "stop"
             assert face.wait(client.completion(PHI, "x", api=api)).choices[0].finish_reason == "stop"
@@ -296,17 +276,23 @@ def test_every_shipped_plain_answer_is_read_over_real_http(face: Face) -> None:
 def test_a_method_of_a_server_without_it_is_not_lm_studio(face: Face) -> None:
     """Each says so, whatever status the server gives."""
     with face.studio(Recording()) as client:
-        for call, arguments in (("chat", (PHI, MESSAGES)), ("complete", (PHI, "x")), ("embed", (PHI, "x"))):
+        for call, arguments in (
+            ("chat_completion", (PHI, MESSAGES)),
+            ("completion", (PHI, "x")),
+            ("embeddings", (PHI, "x")),
+        ):
             with pytest.raises(NotLMStudio, match="no such endpoint"):
                 face.wait(getattr(client, call)(*arguments))
 
 
 @pytest.mark.parametrize("api", ["v2", "", None, "/v1"])
-@pytest.mark.parametrize("call", ["chat", "complete", "embed", "stream_chat_completion", "stream_completion"])
+@pytest.mark.parametrize(
+    "call", ["chat_completion", "completion", "embeddings", "stream_chat_completion", "stream_completion"]
+)
 def test_an_api_that_there_is_not_is_refused(face: Face, call: str, api: Any) -> None:
-    """v0 or v1; nothing is sent."""
+    """Native or OpenAI's; nothing is sent."""
     server = Recording()
-    argument: Any = MESSAGES if call.endswith("chat") else "x"
+    argument: Any = MESSAGES if "chat" in call else "x"
     with face.studio(server) as client, pytest.raises(InvalidRequest, match="native"):
         face.wait(getattr(client, call)(PHI, argument, api=api))
     assert server.requests == []
@@ -326,7 +312,7 @@ def test_messages_that_are_none_are_refused(face: Face, messages: Any) -> None:
     """A list of mappings, and not an empty one."""
     server = Recording()
     with face.studio(server) as client:
-        for call in (client.chat, client.stream_chat_completion):
+        for call in (client.chat_completion, client.stream_chat_completion):
             with pytest.raises(InvalidRequest, match="messages"):
                 face.wait(call(PHI, messages))
     assert server.requests == []

@@ -178,7 +178,8 @@ class Incoming:
         """The body is to be read as a stream. Whether its bytes are it as they are: not every server listens to that
         identity was asked for."""
         self.response.request.extensions["timeout"]["read"] = self._idle  # httpcore looks when the body begins
-        return self.headers.get("content-encoding", "identity").lower() in ("", "identity")
+        encoded = self.headers.get("content-encoding", "identity").lower() not in ("", "identity")
+        return not encoded and not self.response.is_stream_consumed  # some transports have read it already
 
     def came(self, data: bytes) -> list[ServerSentEvent]:
         """The events that these bytes complete. Raises NotLMStudio for one that never ends."""

@@ -70,5 +70,5 @@ _HOME = homes(
     }
 )
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 (a list, built from the table)
+__all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]  # a list, built from the table
 __getattr__, __dir__ = found_late(__name__, _HOME)

@@ -107,14 +107,14 @@ class Fields:
 
     def need(self, name: str, kind: type[T], default: T = _NEEDED) -> T:
         """The field's value, of that kind (any number is a float), or the default where it is missing."""
-        value = self._left.pop(name, default)
+        value: Any = self._left.pop(name, default)
         if value is _NEEDED:
             raise self.fault(name, "is missing")
         if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
             value = float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.fault(name, f"is not {_KINDS[kind]} but {shown(value)}")
-        return value
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return value
+        raise self.fault(name, f"is not {_KINDS[kind]} but {shown(value)}")
 
     def object(self, name: str) -> Fields:
         """An object, to be read field by field."""

@@ -72,13 +72,14 @@ def test_events_come_before_the_reply_has_ended(face: Face) -> None:
 
 
 def test_a_stream_can_be_iterated_in_several_goes(face: Face) -> None:
-    """A second loop goes on where the first one stopped; after the end there is nothing more."""
+    """A second loop goes on where the first one stopped; after the end, a third one is told that they are over."""
     with face.studio(playing(GOOD)) as client:
         stream = client.stream_chat_completion("phi", MESSAGES)
         with face.entered(stream) as reply:
             first = next(face.events(reply))
             rest = list(face.events(reply))
-            assert list(face.events(reply)) == []
+            with pytest.raises(InvalidRequest, match="come once"):
+                next(face.events(reply))
     assert first == Thinking("7 × 8")
     assert [type(event).__name__ for event in rest] == ["Thought", "Solution", "Finished"]
 
@@ -228,13 +229,16 @@ def test_a_recorded_server_is_told_when_its_client_leaves(face: Face) -> None:
 
 
 def test_after_leaving_nothing_more_comes_and_the_result_stays(face: Face) -> None:
-    """A loop over a stream that was left finds nothing new, and changes nothing."""
+    """A loop that runs ends, a new one is told that the events are over; the result stays what it was."""
     with Endless() as server, face.studio(server.url) as client:
         stream = client.stream_chat_completion("phi", MESSAGES)
         with face.entered(stream) as reply:
-            next(face.events(reply))
+            running = face.events(reply)
+            next(running)
         before = stream.result
-        assert not [event for event in face.events(stream) if isinstance(event, Finished)]
+        assert list(running) == []
+        with pytest.raises(InvalidRequest, match="come once"):
+            next(face.events(stream))
         assert stream.result is before
 
 
@@ -315,13 +319,13 @@ def test_many_tasks_share_a_client() -> None:
     async def main() -> list[Any]:
         async with AsyncLMStudio(server.url) as client:
             phi = AsyncPhi4(client)
-            return await asyncio.gather(*(phi.ask("x", model=name) for name in names))
+            return list(await asyncio.gather(*(phi.ask("x", model=name) for name in names)))
 
     names = ["no-tags", "cut-anywhere", "keep-alive-comments", "several-closers"] * 5
     with ReplayServer(
         asked_by_name(CHATS.values()), playback=AT_ONCE, match=Match(ignore=IGNORED, loop=True)
     ) as server:
-        replies: list[Any] = asyncio.run(main())
+        replies = asyncio.run(main())
     assert [reply.solution for reply in replies] == [SOLUTIONS[name] for name in names]
 
 

@@ -458,7 +458,7 @@ def test_output_that_is_no_list_is_told(kind: str, world: World, tmp_path: Path)
     other.write_text("#!/bin/sh\necho '{\"a\": 1}'\n", encoding="utf-8")
     other.chmod(0o755)
     face = FACES[kind](world.url, str(other))
-    with pytest.raises(LmsFailed, match="a list of models was expected"):
+    with pytest.raises(LmsFailed, match="is not a list of models but an object"):
         face.call("loaded")
     face.close()
 

@@ -187,17 +187,16 @@ def test_a_prompt_that_does_not_fit_is_counted_by_its_refusal(face: Face) -> Non
 
 
 def test_a_prompt_too_long_to_count_is_said_to_be(face: Face) -> None:
-    """A server that refuses without a number: an overflow, rather than no count or a wrong one."""
+    """A server that refuses without a number: an overflow that needs at least one token more than there are."""
     server = Recording(
         {
             "/api/v0/models": {"data": [{"id": MODEL, "state": "loaded", "loaded_context_length": 512}]},
-            f"/api/v0/models/{MODEL}": {"id": MODEL, "state": "loaded", "loaded_context_length": 512},
             CHAT: (400, {"error": {"message": "Context size has been exceeded"}}),
         }
     )
     with face.phi(server) as phi, pytest.raises(ContextOverflow) as caught:
         face.wait(phi.count("Is it late?"))
-    assert (caught.value.needed, caught.value.limit) == (None, 512)
+    assert (caught.value.needed, caught.value.limit) == (513, 512)
 
 
 def test_a_count_that_fails_is_an_error(face: Face) -> None:

@@ -206,7 +206,7 @@ def test_the_template_is_looked_for_once_for_each_model(face: Face) -> None:
         assert other.forced is not None
         assert other.forced.requests == 4
     assert costs == [(4, 4), (1, 5), (1, 6)]
-    assert server.seen.count("POST /apply-template") == 2
+    assert "POST /apply-template" not in server.seen  # LM Studio has none
 
 
 def test_a_count_that_the_reply_brings_is_not_asked_for(face: Face) -> None:
