@@ -108,7 +108,8 @@ _HOME = homes(
         "InvalidRequest LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading "
         "ModelNotFound NoJson NotLMStudio Phi4Error ServerError ServerUnreachable SilentOverflow "
         "SolutionTruncated StreamCut TapeError TapeMismatch ThoughtUnclosed UnsupportedSetting",
-        "events": "Event Finished Forced Outcome Reply Revised Solution Stats TextEvent Thinking Thought ToolCall Usage",
+        "events": "Event Finished Forced Outcome Reply Revised Solution Stats TextEvent Thinking Thought ToolCall "
+        "Usage",
         "lmstudio.config": "LoadConfig Way",
         "lmstudio.lms.server": "ServerStatus",
         "lmstudio.lms.text": "Estimate",
@@ -121,8 +122,8 @@ _HOME = homes(
         "reply.rescue": "Rescue",
         "reply.splitter": "ThinkSplitter",
         "tape": "Tape",
-        "wire.answers": "AnsweringModel ChatChoice ChatCompletion ChatMessage Completion Embeddings Runtime ServerStats "
-        "TextChoice",
+        "wire.answers": "AnsweringModel ChatChoice ChatCompletion ChatMessage Completion Embeddings Runtime "
+        "ServerStats TextChoice",
         "wire.listings": "Instance ModelInfo",
         "wire.parameters": "AskParameters Parameters",
     }

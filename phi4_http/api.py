@@ -51,9 +51,7 @@ def models(server: Server, api: Api | None = None) -> Flow[tuple[ModelInfo, ...]
         path(api, "models")  # refuses another one
     if api == "openai":
         return (yield from fetch(server, parse_openai_models, Http("GET", OPENAI_MODELS)))
-    found = yield from listing(server, anew=True)
-    if api == "native" and not found.native:
-        raise NotLMStudio(server.url, "it lists its models in neither of LM Studio's native ways", missing=True)
+    found = yield from listing(server, anew=True, native=api == "native")
     return found.models
 
 

@@ -246,15 +246,15 @@ def is_missing(error: NotLMStudio | ServerError) -> bool:
     return error.status in (404, 405, 501) and not isinstance(error, ModelNotFound)
 
 
-def listing(server: Server, *, anew: bool = False) -> Flow[Listing]:
+def listing(server: Server, *, anew: bool = False, native: bool = False) -> Flow[Listing]:
     """The models as the best endpoint that is there lists them; as known, unless it is to be asked `anew`.
 
-    Raises what the last endpoint does where none lists them; AuthError at once, since another one would refuse too.
+    With `native`, LM Studio's own ones alone. Raises what the last endpoint does where none lists them; AuthError at once, since another one would refuse too.
     """
     if server.listing is not None and not anew:
         return server.listing
     fault: NotLMStudio | ServerError | None = None
-    for path, parse in _LISTS:
+    for path, parse in _LISTS[:2] if native else _LISTS:
         try:
             models = yield from fetch(server, parse, Http("GET", path))
         except AuthError:

@@ -82,7 +82,7 @@ def test_a_server_without_the_native_api_is_asked_for_its_names(face: Face, stat
     server = Recording({"/v1/models": recorded("cpp-models")}) if status == 200 else llama_cpp(status)
     with face.studio(server) as client:
         (model,) = face.wait(client.models())
-    assert server.paths == ["GET /api/v0/models", "GET /v1/models"]
+    assert server.paths == ["GET /api/v0/models", "GET /api/v1/models", "GET /v1/models"]
     assert (model.id, model.state) == ("tiny-phi-4-reasoning-plus", None)
     assert (model.loaded_context_length, model.max_context_length) == (4096, 32768)
 
@@ -105,7 +105,7 @@ def test_an_api_that_was_asked_for_is_not_exchanged_for_another(face: Face) -> N
     server = llama_cpp()
     with face.studio(server) as client, pytest.raises(NotLMStudio):
         face.wait(client.models("native"))
-    assert server.paths == ["GET /api/v0/models"]
+    assert server.paths == ["GET /api/v0/models", "GET /api/v1/models"]
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,11 @@ def test_the_callers_arguments_are_left_alone() -> None:
     assert given == before
 
 
-@pytest.mark.parametrize("call", ["chat", "complete", "stream_chat_completion", "stream_completion"])
+@pytest.mark.parametrize("call", ["chat_completion", "completion", "stream_chat_completion", "stream_completion"])
 def test_nothing_is_sent_for_a_parameter_that_can_t_be(face: Face, call: str) -> None:
     """Every call that takes parameters refuses a wrong one before its request."""
     server = Recording()
-    prompt = "x" if call.endswith("complete") else MESSAGES
+    prompt = "x" if "chat" not in call else MESSAGES
     with face.studio(server) as client:
         with pytest.raises(InvalidRequest):
             face.wait(getattr(client, call)("phi", prompt, temperature=-1))
