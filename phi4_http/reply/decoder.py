@@ -175,7 +175,7 @@ class ReplyDecoder:
         self._frame = None
         if data.count("[") + data.count("{") > LEVELS:
             chunk = bounded(chunk)
-        failed = _failed(chunk, event)
+        failed = _failed(chunk, event) if event == "error" or "error" in chunk else None
         if failed is not None:
             self.error, self.done = failure(failed, url=self._url, status=200, model=said.model), True
             return []

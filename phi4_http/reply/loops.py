@@ -15,9 +15,8 @@ _SHORTEST = 20  # characters: "Wait." and "Let me check." come back in sound tho
 _LONGEST = 4_000  # characters: what never ends is no sentence
 _REMEMBERED = 64  # sentences
 
-# A word is letters or digits; what has more of them than any word (or is written without spaces) is cut.
-_WORD_LENGTH = 32
-_WORD = re.compile(rf"[^\W\d_]{{1,{_WORD_LENGTH}}}|\d{{1,{_WORD_LENGTH}}}")
+# A word is letters or digits. Long ones are cut, for the sake of languages that are written without spaces.
+_WORD = re.compile(r"[^\W\d_]{1,8}|\d{1,18}")
 _PHRASE = 128  # words: a loop of longer phrases has sentences
 _GRAM = 8  # words that come in the same order: fewer are said again by chance, as in a table of yes and no
 _FEWEST = 6  # times that a phrase of this length would have been said
@@ -86,7 +85,7 @@ class _NothingNew:
         self._unfinished = ""
         for found in _WORD.finditer(text):
             word = found[0]
-            if found.end() == len(text) and len(word) < _WORD_LENGTH:
+            if found.end() == len(text):
                 self._unfinished = word
             else:
                 self._say(self._counted(word) if word.isdecimal() else word.lower())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,8 +26,9 @@ from phi4_http.errors import (
     SilentOverflow,
     StreamCut,
 )
-from phi4_http.events import Event, Finished, Outcome, Reply, Solution, Stats, Thinking, ToolCall, Usage
+from phi4_http.events import Event, Finished, Outcome, Reply, Solution, Stats, Thinking, Thought, ToolCall, Usage
 from phi4_http.reply.decoder import ReplyDecoder
+from phi4_http.reply.rescue import Rescue
 
 Chunk = tuple[Any, float]
 """A chunk (JSON, or text as it is) and when it came."""
@@ -641,3 +643,316 @@ def test_whatever_text_comes_in_the_place_of_json_the_reply_ends_in_a_known_way(
 def test_a_chunk_too_deep_or_too_long_to_read_is_no_json(piece: str) -> None:
     """Nor is what makes Python's own reader give up."""
     assert isinstance(decode(delta("a"), piece * 100_000).error, StreamCut)
+
+
+# --- characters that come in halves -----------------------------------------------------------------------------------
+
+HIGH, LOW = "\ud83e", "\udde0"
+"""The two UTF-16 units of 🧠."""
+
+
+def units(text: str) -> list[str]:
+    """The UTF-16 units of a text, as the strings that JSON's escapes make of them."""
+    raw = text.encode("utf-16-le", "surrogatepass")
+    return [chr(int.from_bytes(raw[at : at + 2], "little")) for at in range(0, len(raw), 2)]
+
+
+def told(heard: Heard) -> str:
+    """All that events, reply and error say."""
+    error = heard.error
+    return repr((heard.events, heard.reply, error and error.facts, str(error)))
+
+
+def is_whole(told: str) -> bool:
+    """Whether no half of a character is in what `repr` tells, which writes one as an escape."""
+    return re.search(r"(?<!\\)(?:\\\\)*\\ud[89a-f][0-9a-f]{2}", told) is None
+
+
+def test_a_half_is_seen_where_there_is_one() -> None:
+    """The check of the tests below can fail."""
+    assert not is_whole(repr({HIGH: 1}))
+    assert not is_whole(repr(f"\\{LOW}"))
+    assert is_whole(repr("🧠 \\ud83e"))
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_halves_of_a_character_are_joined_when_they_meet(ascii_only: bool) -> None:
+    """A server that cuts its text by UTF-16 unit says the same as one that doesn't."""
+    chunks = [json.dumps(delta(text), ensure_ascii=ascii_only) for text in (f"ok {HIGH}", f"{LOW}!")]
+    heard = decode(*chunks, STOP)
+    assert (heard.reply.solution, heard.reply.raw) == ("ok 🧠!", "ok 🧠!")
+    assert heard.events[:-1] == [Solution("ok "), Solution("🧠!")]
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content", "reasoning"])
+def test_halves_are_joined_in_thought_and_fields(field: str) -> None:
+    """Character by character, whatever was said before in the same form."""
+    chunks = [delta("a", **{}) if field == "content" else delta(**{field: "a"})] * 3
+    chunks += [delta(unit) if field == "content" else delta(**{field: unit}) for unit in units("x🧠🧠y")]
+    reply = decode(delta("<think>"), *chunks, delta("</think>b"), STOP).reply if field == "content" else None
+    reply = reply or decode(*chunks, delta("b"), STOP).reply
+    assert (reply.thought, reply.solution) == ("aaax🧠🧠y", "b")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "thought", "solution"),
+    [
+        ([delta(f"a{HIGH}")], None, "a\ufffd"),
+        ([delta(f"a{LOW}")], None, "a\ufffd"),
+        ([delta(f"{HIGH}{HIGH}"), delta(f"{HIGH}a{LOW}")], None, "\ufffd\ufffd\ufffda\ufffd"),
+        ([delta("a"), delta("a"), delta(HIGH), delta("b")], None, "aa\ufffdb"),
+        ([delta(reasoning=f"a{HIGH}"), delta("b")], "a\ufffd", "b"),
+        ([delta(reasoning=f"a{HIGH}"), delta(f"{LOW}b")], "a\ufffd", "\ufffdb"),
+        ([delta(f"a{HIGH}"), delta(reasoning="x"), delta(f"{LOW}b")], "x", "a🧠b"),
+        ([delta(reasoning=f"a{HIGH}"), delta("\n"), delta(reasoning=f"{LOW}x"), delta("b")], "a🧠x", "b"),
+        ([delta(f"<think>{HIGH}"), delta("</think>b")], "\ufffd", "b"),
+        ([{"choices": [{"text": f"<think>a</think>{HIGH}"}]}, {"choices": [{"text": LOW}]}], "a", "🧠"),
+        (
+            [
+                {"choices": [{"delta": {"content": [{"text": HIGH}]}}]},
+                {"choices": [{"delta": {"content": [{"text": LOW}]}}]},
+            ],
+            None,
+            "🧠",
+        ),
+    ],
+)
+def test_a_lone_half_is_the_replacement_character(chunks: list[Any], thought: str | None, solution: str) -> None:
+    """One for each, where it stood; a change of the field or the end of the stream takes nothing away."""
+    heard = decode(*chunks, STOP)
+    assert (heard.reply.thought, heard.reply.solution) == (thought, solution)
+    added = AddedUp(heard.events)
+    assert (added.thought, added.solution) == (thought, solution)
+    assert is_whole(told(heard))
+    thoughts = [event.text for event in heard.events if isinstance(event, Thought)]
+    assert thoughts == ([] if thought is None else [thought])
+
+
+def test_who_leaves_gets_no_half_either() -> None:
+    """Nor does a partial reply have it."""
+    decoder = ReplyDecoder(started=0.0)
+    decoder.feed(json.dumps(delta(f"a{HIGH}")), "message", 0.0)
+    assert decoder.partial(0.0).raw == "a"
+    decoder.cancel(0.0)
+    assert decoder.reply is not None
+    assert (decoder.reply.raw, decoder.reply.solution) == ("a\ufffd", "a\ufffd")
+
+
+def test_a_thought_that_ends_on_a_half_is_continued_as_it_is_told() -> None:
+    """What the model goes on from is what the reply says that it had written."""
+    for said in ({"content": f"<think>a{HIGH}"}, {"reasoning_content": f"a{HIGH}"}):
+        decoder = ReplyDecoder(started=0.0, rescue=Rescue(on_unclosed="answer"))
+        decoder.feed(json.dumps({"choices": [{"delta": said, "finish_reason": "stop"}]}), "message", 0.0)
+        assert decoder.wants_answer()
+        assert decoder.wants_answer()
+        assert decoder.continued("P") == "P<think>a\ufffd\n</think>\n\n"
+        decoder.answer(0.0, template="own turn", prompt_tokens=None, requests=0)
+        assert not decoder.wants_answer()
+        assert decoder.partial(0.0).thought == "a\ufffd\n"
+
+
+def test_halves_in_a_tool_call_are_joined() -> None:
+    """In its arguments, its name and its id; a lone one is replaced."""
+    pieces = [part(0, '{"x": "', name=f"f{HIGH}", id=f"1{HIGH}"), part(0, HIGH, name=LOW), part(0, f'{LOW}{LOW}"}}')]
+    heard = decode(*(delta(tool_calls=[piece]) for piece in pieces), delta(finish="tool_calls"))
+    assert heard.reply.tool_calls == (ToolCall("1\ufffd", "f🧠", '{"x": "🧠\ufffd"}'),)
+
+
+def test_halves_anywhere_else_are_replaced() -> None:
+    """Names, figures, fields that nobody knows, and errors."""
+    odd = {"x": [HIGH], HIGH: {"y": LOW}}
+    chunk = {**delta("a"), "id": HIGH, "model": LOW, "usage": {"odd": odd}, "timings": odd, "news": odd}
+    assert is_whole(told(decode(chunk, delta(finish=HIGH))))
+    assert is_whole(told(decode(chunk, {"error": {"message": f"It broke {HIGH}", "code": LOW}})))
+
+
+TEXTS = st.text(st.one_of(st.sampled_from("🧠👩🏽\u200d🚀a\n<"), st.characters()), min_size=1, max_size=8)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["content", "reasoning_content", "reasoning"]), TEXTS), max_size=5), st.data()
+)
+@settings(deadline=None, max_examples=300)
+def test_text_cut_by_utf_16_unit_reads_the_same(segments: list[tuple[str, str]], data: st.DataObject) -> None:
+    """In any order of the fields, the reply and its events are those of the text uncut."""
+    uncut = [delta(text) if field == "content" else delta(None, **{field: text}) for field, text in segments]
+    cut: list[Any] = []
+    for field, text in segments:
+        for piece in data.draw(chunked("".join(units(text)))):
+            cut.append(delta(piece) if field == "content" else delta(None, **{field: piece}))
+    wanted, found = decode(*uncut, STOP), decode(*cut, STOP)
+    assert found.reply == wanted.reply
+    assert merged(found.events) == merged(wanted.events)
+    assert is_whole(told(found))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["content", "reasoning"]), st.sampled_from(["a", HIGH, LOW])), max_size=20))
+@settings(deadline=None, max_examples=500)
+def test_content_is_joined_across_other_fields(pieces: list[tuple[str, str]]) -> None:
+    """Its verbatim text is all of it, joined, and no half is in anything that is told."""
+    decoder, events = ReplyDecoder(started=0.0), []
+    for field, piece in pieces:
+        chunk = delta(piece) if field == "content" else delta(None, reasoning=piece)
+        events += decoder.feed(json.dumps(chunk), "message", 0.0)
+        assert is_whole(repr((events, decoder.partial(0.0))))
+    events += decoder.close(0.0)
+    assert decoder.reply is not None
+    written = "".join(piece for field, piece in pieces if field == "content")
+    joined = written.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    assert decoder.reply.raw == joined
+    assert is_whole(repr((events, decoder.reply)))
+
+
+# --- chunks that are alike --------------------------------------------------------------------------------------------
+
+
+@given(broken_streams(), st.integers(1, 4))
+@settings(deadline=None, max_examples=500)
+def test_chunks_that_are_alike_read_as_those_that_are_not(chunks: list[tuple[Any, str]], times: int) -> None:
+    """White space inside the JSON, another in each chunk, makes each one new: and all that comes of it is the same."""
+    alike, new = ReplyDecoder(started=0.0), ReplyDecoder(started=0.0)
+    heard: list[Event] = []
+    again: list[Event] = []
+    for at, (chunk, event) in enumerate([one for one in chunks for _ in range(times)]):
+        written = json.dumps(chunk)
+        heard += alike.feed(written, event, float(at))
+        again += new.feed(written.replace("{", "{" + " " * at, 1), event, float(at))
+        assert alike.partial(float(at)) == new.partial(float(at)) or "nan" in written.lower()
+    heard += alike.close(99.0)
+    again += new.close(99.0)
+    assert repr(heard) == repr(again)
+    assert repr(alike.reply) == repr(new.reply)
+    assert type(alike.error) is type(new.error)
+
+
+def test_the_token_counts_that_came_last_are_those_of_a_reply() -> None:
+    """With counts in every chunk, also for somebody who leaves early."""
+    decoder = ReplyDecoder(started=0.0)
+    for number in range(1, 58):
+        chunk = {**delta("a"), "usage": {"prompt_tokens": 9, "completion_tokens": number, "total_tokens": 9 + number}}
+        decoder.feed(json.dumps(chunk), "message", float(number))
+    assert decoder.partial(60.0).usage == Usage(9, 57, 66)
+    decoder.cancel(60.0)
+    assert decoder.reply is not None
+    assert decoder.reply.usage == Usage(9, 57, 66)
+
+
+def test_what_nobody_knows_is_the_newest_of_each_field_in_chunks_that_look_alike() -> None:
+    """Fields and figures that come with every piece of text."""
+    chunks = [{**delta("a"), "news": number, "timings": {"predicted_n": number}} for number in (1, 2, 2, 3, 3, 2)]
+    reply = decode(*chunks, fault=StreamCut("x")).reply
+    assert reply.extra == {"news": 2}
+    assert reply.stats.server == {"predicted_n": 2}
+
+
+# --- more of what servers say -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"code": 500}, {"choices": []}, {"choices": None}])
+def test_an_error_of_null_with_a_message_is_told_by_its_message(more: dict[str, Any]) -> None:
+    """The message is the server's text."""
+    heard = decode(delta("a"), {"error": None, "message": "boom", **more})
+    assert isinstance(heard.error, ServerError)
+    assert heard.error.message == "boom"
+    assert heard.reply.solution == "a"
+
+
+def test_an_error_event_with_an_error_of_null_is_told_by_its_message() -> None:
+    """An event named `error`, too."""
+    error = decode({"error": None, "message": "boom"}, event="error").error
+    assert isinstance(error, ServerError)
+    assert error.message == "boom"
+
+
+def test_an_error_of_null_and_a_message_beside_text_are_no_failure() -> None:
+    """A server that says both in each chunk of a good reply has not failed."""
+    assert decode({**delta("a"), "error": None, "message": "ok"}, STOP).reply.solution == "a"
+
+
+def test_log_probabilities_are_kept() -> None:
+    """Those of a chat as one object; other shapes one after the other; those of other choices are not among them."""
+    tokens = [{"token": text, "logprob": -0.5} for text in "abc"]
+
+    def chunk(logprobs: Any, index: int = 0) -> dict[str, Any]:
+        return {"choices": [{"index": index, "delta": {"content": "a"}, "logprobs": logprobs}]}
+
+    chat = [chunk({"content": [token], "refusal": None}) for token in tokens]
+    other = chunk({"content": [{"token": "x"}]}, index=1)
+    assert decode(chat[0], other, chat[1], chat[1], chat[2], STOP).reply.extra["logprobs"] == {
+        "content": [tokens[0], tokens[1], tokens[1], tokens[2]],
+        "refusal": None,
+    }
+    raw = [{"tokens": ["a"], "token_logprobs": [-0.5]}, {"tokens": ["b"], "token_logprobs": [-0.1]}]
+    assert decode(*map(chunk, raw), STOP).reply.extra["logprobs"] == raw
+    assert "logprobs" not in decode(chunk(None), chunk({}), STOP).reply.extra
+
+
+def test_further_answers_are_told_in_a_note() -> None:
+    """How many there were, and that only the first was read."""
+    chunks = [delta("a"), *({"choices": [{"index": n, "delta": {"content": "x"}}]} for n in (1, 2, 1))]
+    (note,) = decode(*chunks, STOP).reply.notes
+    assert "2 more answers" in note
+    (note,) = decode(*chunks[:2], STOP).reply.notes
+    assert "one more answer" in note
+    assert decode(delta("a"), STOP).reply.notes == ()
+
+
+def test_a_missing_thought_is_noted_only_where_one_is_expected() -> None:
+    """Where the reply is bound to a format, no thought is possible and nothing is odd."""
+    (note,) = decode(delta("{}"), STOP, expects_thought=True).reply.notes
+    assert note.startswith("There was no thought")
+    assert decode(delta("{}"), STOP, expects_thought=False).reply.notes == ()
+
+
+def nested(levels: int) -> Any:
+    """Lists and objects inside each other."""
+    value: Any = "x"
+    for level in range(levels):
+        value = [value] if level % 2 else {"x": value}
+    return value
+
+
+DEEP: list[Any] = [
+    {**delta("b"), "news": nested(500)},
+    {**delta("b"), "usage": {"prompt_tokens": 1, "more": nested(500)}},
+    {**delta("b"), "timings": nested(501)},
+    {**delta("b"), "model": nested(500)},
+    {**delta("b"), "id": nested(500)},
+    {"choices": [{"delta": {"content": "b"}, "logprobs": nested(501)}]},
+    {"choices": [{"delta": {"content": "b"}, "finish_reason": nested(500)}]},
+    {"choices": [{"delta": {"content": [{"text": nested(500)}]}}]},
+    {"choices": [{"delta": {"content": "b"}, "index": nested(500)}]},
+    {"choices": [{"delta": {"tool_calls": [{"id": nested(500), "function": {"arguments": nested(500)}}]}}]},
+    {"choices": [{"delta": {"content": nested(500), "reasoning": nested(500)}}]},
+    {"choices": nested(500)},
+    {"error": nested(500)},
+    {"error": {"message": nested(500), "code": nested(500)}},
+    {"error": None, "message": "x", "detail": nested(500)},
+    nested(501),
+]
+
+
+@pytest.mark.parametrize("chunk", DEEP)
+def test_json_nested_very_deep_makes_no_recursion_error(chunk: Any) -> None:
+    """Neither in the decoder nor in what is done with a reply afterwards."""
+    heard = decode(delta("a"), chunk, STOP)
+    again = copy.deepcopy(dataclasses.asdict(heard.reply))
+    assert json.dumps(again, default=str)
+    assert heard.reply == dataclasses.replace(heard.reply)
+    assert told(heard)
+
+
+def test_silence_after_the_finish_reason_takes_nothing_from_a_reply() -> None:
+    """It is finished, whatever was asked for in case that the thought would not end."""
+    fault = ServerUnreachable("http://x", "nothing came within the time limit", timed_out=True)
+    for rescue in (None, Rescue(on_unclosed="answer"), Rescue(thinking_budget=3, on_loop="answer")):
+        heard = decode(delta("<think>a</think>b"), STOP, fault=fault, rescue=rescue)
+        assert (heard.error, heard.reply.outcome) == (None, Outcome.COMPLETE)
+
+
+def test_silence_after_the_finish_reason_is_not_told_for_the_end_of_a_thought() -> None:
+    """What was held back of a thought comes at its end, and fills the budget when there is nothing left to end."""
+    fault = ServerUnreachable("http://x", "nothing came within the time limit", timed_out=True)
+    heard = decode(delta("<think>a"), delta("</th", finish="stop"), fault=fault, rescue=Rescue(thinking_budget=2))
+    assert (heard.error, heard.reply.outcome) == (None, Outcome.THOUGHT_UNCLOSED)
+    assert heard.reply.thought == "a</th"
