@@ -84,6 +84,7 @@ class Prepared:
             beside=beside_messages(self.body),
             answer={"role": "assistant", "content": reply.solution},
             answer_tokens=reply.usage.completion_tokens,
+            thought=reply.thought or "",
         )
 
     def continued(self, text: str) -> dict[str, Any]:
