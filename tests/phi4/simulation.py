@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Sequence
@@ -72,11 +73,14 @@ def encoded(messages: Sequence[Message]) -> tuple[int, ...]:
     return tuple(standin.tokenizer().encode(standin.own_turn(messages)).ids)
 
 
+@functools.cache
 def text(tokens: int, seed: str) -> str:
     """About so many tokens of words, and no two texts alike."""
     drawn, words = random.Random(seed), [seed]
-    while standin.count(" ".join(words)) < tokens:
+    taken = standin.count(seed)
+    while taken < tokens:
         words.append(drawn.choice(WORDS))
+        taken += standin.count(f" {words[-1]}")
     return " ".join(words)
 
 
