@@ -51,6 +51,13 @@ _MOST = 4096
 """Histories remembered of one model; the oldest are forgotten."""
 
 
+class Written(NamedTuple):
+    """An answer's tokens, by the server's count of what it wrote; a prompt may have up to `slack` more for it."""
+
+    tokens: int
+    slack: int
+
+
 class Histories:
     """What is remembered of the histories that went to one model, by a digest of their messages."""
 
@@ -58,7 +65,7 @@ class Histories:
         self.doubted = False
         """Whether a count of the server's fell while a prompt grew: what its replies count is not to be believed."""
         self._counts: dict[bytes, int] = {}
-        self._answers: dict[bytes, int] = {}
+        self._answers: dict[bytes, Written] = {}
         self._starts: dict[bytes, None] = {}
 
     def count(self, digest: bytes) -> int | None:
@@ -69,13 +76,13 @@ class Histories:
         """The server has counted these messages."""
         _note(self._counts, digest, tokens)
 
-    def answer(self, digest: bytes) -> int | None:
-        """The tokens that the server said it wrote when it answered with the last of these messages."""
+    def answer(self, digest: bytes) -> Written | None:
+        """What the server said of the last of these messages when it wrote it; None where it did not."""
         return self._answers.get(digest)
 
-    def note_answer(self, digest: bytes, tokens: int) -> None:
-        """The last of these messages is an answer for which the server wrote so many tokens."""
-        _note(self._answers, digest, tokens)
+    def note_answer(self, digest: bytes, written: Written) -> None:
+        """The last of these messages is an answer that the server wrote."""
+        _note(self._answers, digest, written)
 
     def began(self, digest: bytes) -> bool:
         """Whether a window began at the last of these messages."""

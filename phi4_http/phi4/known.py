@@ -15,13 +15,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..server import Histories
+from ..server import Histories, Written
 from .counting import FRAME_TOKENS, TEMPLATE_TOKENS, Message, bound, is_count, least
 
 log = logging.getLogger("phi4_http")
 
 UNKNOWN = 1 << 60
 """Tokens that nothing has."""
+
+
+TURN_TOKENS = 8
+"""An answer's tokens in a prompt that are not in the server's count of what it wrote: its turn's own."""
+
+UNCUT, APPORTIONED = 20, 2
+"""What an answer may have more in a prompt than was counted when it was written: a twentieth, since a text is not
+always cut as it was written; a half where a thought was counted with it, which may be of another density (prose beside
+formulas). Either may be wrong, so the reply's reserve has to cover it, and the next prompt's count sets it right."""
 
 
 def digests(messages: Sequence[Message], *, beside: int = 0) -> list[bytes]:
@@ -55,11 +64,12 @@ def learn(
     beside: int = 0,
     answer: Message | None = None,
     answer_tokens: Any = None,
+    thought: str = "",
 ) -> None:
     """Remember what the server counted of a request: `tokens` of the messages `sent`, and `beside` as given to `fit`.
 
     `answer` is the message that the reply left in the history, as it will be sent; `answer_tokens` the tokens that the
-    server says it wrote for it (those of its thought may be among them). What can't be a count is not remembered.
+    server says it wrote for it and for the `thought` before it. What can't be a count is not remembered.
     """
     most = bound(sent) + FRAME_TOKENS + TEMPLATE_TOKENS + 2 * len(sent) + beside
     if histories.doubted or not is_count(tokens) or not max(1, least(sent)) <= tokens <= most:
@@ -72,7 +82,17 @@ def learn(
         return
     histories.note_count(keys[len(sent) - 1], tokens)
     if answer is not None and is_count(answer_tokens) and answer_tokens > 0:
-        histories.note_answer(keys[-1], answer_tokens)
+        histories.note_answer(
+            keys[-1], _written(bound([answer]), answer_tokens, len(thought.encode("utf-8", "replace")))
+        )
+
+
+def _written(size: int, tokens: int, thought: int) -> Written:
+    """What of these tokens belongs to an answer of that size in bytes, beside a thought's: by their bytes."""
+    if not thought:
+        return Written(tokens, TURN_TOKENS + tokens // UNCUT)
+    part = -(-tokens * size // (size + thought))
+    return Written(part, TURN_TOKENS + part // APPORTIONED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -364,7 +364,7 @@ class Turn:
                 server.changed()
             answer = {"role": "assistant", "content": reply.solution}
             written = reply.usage.completion_tokens if reply.usage else None
-            self._learn(request, tokens, answer=answer, answer_tokens=written)
+            self._learn(request, tokens, answer=answer, answer_tokens=written, thought=reply.thought or "")
 
     def _learn(self, request: Request, tokens: int, **answer: Any) -> None:
         """The server has counted this prompt."""

@@ -44,15 +44,12 @@ KEPT_SHARE = 0.5
 the newest turn leave. At a half, three quarters of it are in use on average. More would be in use at three quarters,
 and twice as many turns would be processed anew from the system prompt on."""
 
-NEAR_TURNS = 2
-"""So many turns more or fewer after a move are not worth a request."""
+NEAR_TURNS = 3
+"""So many turns more or fewer after a move are not worth a request. Where each turn was counted, the size of what is
+dropped is known up to a user's message at either end, which leaves less than three turns open."""
 
 CHAINS = 3
 """Earlier starts of a window whose counts are looked up. The latest two hold the sizes of all that is in the window."""
-
-ANSWER_TOKENS, ANSWER_SHARE = 8, 20
-"""What an answer may have more in a prompt than the server said when it wrote it: its turn's own tokens, and one in
-twenty, since a text is not always cut as it was written."""
 
 Policy: TypeAlias = Literal["steady", "longest"]
 
@@ -225,13 +222,14 @@ class _Search:
 
     def _first(self, low: int, allowed: Callable[[int], int], near: int = 0) -> Flow[int]:
         """The first start from `low` on whose window has no more tokens than it may, or one so near behind it."""
-        high = self.last + 1  # the answer is in low..high; last + 1: not even the newest turn alone
         while True:
-            high = next((start for start in range(low, high) if self.at_most(start) <= allowed(start)), high)
-            low = next((start for start in range(low, high) if self.at_least(start) <= allowed(start)), high)
-            if low >= high or (high - low <= near and high < self.last):
+            # From the beginning each time: a count may show that what was remembered is wrong.
+            here = range(low, self.last + 1)
+            high = next((start for start in here if self.at_most(start) <= allowed(start)), self.last + 1)
+            first = next((start for start in here if self.at_least(start) <= allowed(start)), high)
+            if first >= high or (high - first <= near and high < self.last):
                 return high
-            if not self._countable or not (yield from self._count((low + high) // 2)):
+            if not self._countable or not (yield from self._count((first + high) // 2)):
                 return min(high, self.last)
 
     def _count(self, start: int) -> Flow[bool]:
@@ -267,10 +265,10 @@ class _Search:
         if not counts:
             return None
         place, tokens = counts[-1]
-        answer = self._histories.answer(keys[place - begin]) if place - begin < len(keys) else None
-        if answer is None or ANSWER_TOKENS + answer // ANSWER_SHARE > self._room.wanted:
+        written = self._histories.answer(keys[place - begin]) if place - begin < len(keys) else None
+        if written is None or written.slack > self._room.wanted:
             return Counted(begin, tuple(counts), counts[-1])
-        more = min(answer + ANSWER_TOKENS + answer // ANSWER_SHARE, bound([self.rest[place]]))
+        more = min(written.tokens + written.slack, bound([self.rest[place]]))
         return Counted(begin, tuple(counts), (place + 1, tokens + more))
 
     def chain(self, start: int) -> list[bytes]:

@@ -58,3 +58,9 @@ def chats(most: int = 16) -> st.SearchStrategy[list[Message]]:
         st.binary(max_size=3 * most),
         st.binary(min_size=2, max_size=2),
     )
+
+
+def open_chats(most: int = 16) -> st.SearchStrategy[list[Message]]:
+    """The same, which may end with the results of tools that the newest turn has called."""
+    exchange = [message(4, 1, 60), message(5, 2, 90), message(5, 3, 40)]
+    return st.builds(lambda chat, results: [*chat, *exchange[:results]], chats(most), st.sampled_from([0, 0, 2, 3]))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from phi4 import standin
 from phi4.histories import Message
@@ -16,26 +16,7 @@ from phi4_http.phi4.counting import Count
 from phi4_http.phi4.window import Policy, Reserve, fit, learn
 from phi4_http.server import Histories
 
-WORDS = [
-    "the",
-    "answer",
-    "to",
-    "question",
-    "is",
-    "a",
-    "number",
-    "and",
-    "train",
-    "late",
-    "why",
-    "of",
-    "it",
-    "reasons",
-    "first",
-    "second",
-    "then",
-    "so",
-]
+WORDS = ("the", "answer", "to", "question", "is", "a", "number", "and", "train", "late", "why", "of", "it", "reasons")
 
 
 @dataclass(frozen=True)
@@ -79,7 +60,8 @@ class Server:
     def process(self, messages: Sequence[Message]) -> int:
         """Its tokens; those that are not in the cache are processed."""
         prompt = encoded(messages)
-        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(prompt, self.cached)))
+        pairs = zip(prompt, self.cached, strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         self.generating += 1
         self.anew += len(prompt) - shared
         self.cached = prompt
@@ -91,11 +73,14 @@ def encoded(messages: Sequence[Message]) -> tuple[int, ...]:
     return tuple(standin.tokenizer().encode(standin.own_turn(messages)).ids)
 
 
+@functools.cache
 def text(tokens: int, seed: str) -> str:
     """About so many tokens of words, and no two texts alike."""
     drawn, words = random.Random(seed), [seed]
-    while standin.count(" ".join(words)) < tokens:
+    taken = standin.count(seed)
+    while taken < tokens:
         words.append(drawn.choice(WORDS))
+        taken += standin.count(f" {words[-1]}")
     return " ".join(words)
 
 
@@ -110,7 +95,6 @@ def play(
     thought: int = 0,
     usage: bool = True,
     free: bool = False,
-    ways: Literal["chat"] = "chat",
 ) -> list[Played]:
     """A chat of so many turns, of `user` and `answer` tokens each; a thought is written, and not sent back."""
     server, histories, history, played = Server(limit, free), Histories(), list[Message](), list[Played]()
@@ -121,9 +105,10 @@ def play(
         prompt = server.process(view.messages)
         assert prompt <= limit - room.wanted
         reply: Message = {"role": "assistant", "content": text(answer, f"a{number}")}
-        written = thought + standin.count(str(reply["content"])) + 1
+        thinks = text(thought, f"t{number}") if thought else ""
+        written = standin.count(thinks) + standin.count(str(reply["content"])) + 1
         if usage:
-            learn(histories, view.messages, prompt, answer=reply, answer_tokens=written)
+            learn(histories, view.messages, prompt, answer=reply, answer_tokens=written, thought=thinks)
         history = [*messages[1:], reply]
         counts, generating, anew = (
             now - then for now, then in zip((server.counts, server.generating, server.anew), before, strict=True)
@@ -157,7 +142,7 @@ def report() -> str:
         rooms.items(), {"LM Studio": {}, "no usage": {"usage": False}, "free": {"free": True}}.items(), (0, 600)
     ):
         for policy in ("steady", "longest"):
-            played = play(policy, room=room, thought=thought, **options)  # type: ignore[arg-type]
+            played = play(policy, room=room, thought=thought, **options)
             past = past_the_end(played)
             before = played[: len(played) - len(past)]
             moves = sum(1 for one, other in itertools.pairwise(played) if one.dropped != other.dropped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -19,7 +19,7 @@ from phi4 import standin
 from phi4.histories import Message, chats
 from phi4.standin import CHAT, MODEL, RAW, StandIn, Trouble
 from phi4_http.errors import ContextOverflow, Phi4Error, ServerError
-from phi4_http.events import Outcome, Reply, Revised, Solution, Thinking, Usage
+from phi4_http.events import Outcome, Reply, Revised, Solution, Thinking
 from phi4_http.phi4.conversation import Conversation, build_messages
 from phi4_http.phi4.facts import SYSTEM_PROMPT
 
@@ -307,7 +307,7 @@ def test_any_history_fits_over_http(context: int, histories: list[list[Message]]
 
 
 def test_the_count_of_the_last_reply_saves_the_next_one(face: Face) -> None:
-    """A chat whose bound does not fit is counted by its own replies; without those, by requests."""
+    """A chat whose bound does not fit is counted by its own replies; without those, by a request now and then."""
     with StandIn() as server, face.phi(server.url) as phi:
         chat = phi.chat()
         for number in range(6):
@@ -318,7 +318,7 @@ def test_the_count_of_the_last_reply_saves_the_next_one(face: Face) -> None:
         chat = phi.chat()
         for number in range(6):
             ask(face, chat, f"{number}: {'and then ' * 25}?")
-        assert len(server.counting) >= 5
+        assert 1 <= len(server.counting) < 6
 
 
 @pytest.mark.parametrize("wrong", [lambda tokens: 0, lambda tokens: 1, lambda tokens: None, lambda tokens: "9"])
@@ -454,35 +454,13 @@ def test_tools_are_counted_with_the_prompt(face: Face) -> None:
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
 
-def reply_of(outcome: Outcome, prompt_tokens: int | None) -> Reply:
-    """A reply that ended so, and what its server counted."""
-    return Reply(outcome, "t", True, "s", "r", usage=Usage(prompt_tokens=prompt_tokens))
-
-
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_its_line_in_the_table(outcome: Outcome) -> None:
-    """A turn is kept whole, or not at all; what its server counted is kept either way."""
+    """A turn is kept whole, or not at all."""
     conversation = Conversation(BEFORE)
-    sent = build_messages(NEXT, history=BEFORE)
-    conversation.record(NEXT, sent, reply_of(outcome, 300))
+    conversation.record(NEXT, Reply(outcome, "t", True, "s", "r"))
     kept = outcome in (Outcome.COMPLETE, Outcome.SOLUTION_TRUNCATED)
     assert conversation.history == [*BEFORE, *(said(NEXT, "s") if kept else [])]
-    assert conversation.known is not None
-    assert (list(conversation.known.messages), conversation.known.tokens) == (sent, 300)
-
-
-@pytest.mark.parametrize(("tokens", "believed"), [(None, False), (0, False), (299, False), (300, True), (400, True)])
-def test_a_count_that_falls_is_not_kept(tokens: int | None, believed: bool) -> None:
-    """More messages, fewer tokens: the server has not counted all. Another chat may well be shorter."""
-    conversation = Conversation()
-    first = build_messages(NEXT, history=BEFORE)
-    conversation.record(NEXT, first, reply_of(Outcome.CUT, 300))
-    later: Sequence[Any] = [*first, *said("x", "y")]
-    conversation.record("y", later, reply_of(Outcome.CUT, tokens))
-    assert conversation.known is not None
-    assert conversation.known.tokens == (tokens if believed else 300)
-    conversation.record("y", build_messages("y"), reply_of(Outcome.CUT, 20))
-    assert conversation.known.tokens == 20
 
 
 def test_an_error_of_counting_is_the_callers_to_see(face: Face) -> None:

@@ -16,12 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from phi4 import standin
-from phi4.histories import Message, chats
+from phi4.histories import Message, open_chats
 from phi4_http.errors import ContextOverflow
 from phi4_http.flow import Flow, Step, run
-from phi4_http.phi4.conversation import Known
 from phi4_http.phi4.counting import FRAME_TOKENS, TEMPLATE_TOKENS, Count, Counter, FirstThatCan, Own, bound
+from phi4_http.phi4.known import digests, learn
 from phi4_http.phi4.window import LARGEST_RESERVE, Reserve, Window, fit, reserve, turns
+from phi4_http.server import Histories
 
 AROUND = FRAME_TOKENS + TEMPLATE_TOKENS
 Counting = Callable[[Sequence[Message]], Any]
@@ -36,7 +37,7 @@ class Chat:
 
     head: tuple[Message, ...]
     past: tuple[tuple[Message, ...], ...]
-    newest: Message
+    newest: tuple[Message, ...]
 
     @property
     def windows(self) -> list[tuple[Message, ...]]:
@@ -45,7 +46,7 @@ class Chat:
 
     def window(self, start: int) -> tuple[Message, ...]:
         """Head, the turns from `start` on, newest."""
-        return (*self.head, *(message for turn in self.past[start:] for message in turn), self.newest)
+        return (*self.head, *(message for turn in self.past[start:] for message in turn), *self.newest)
 
     def may_open(self, start: int) -> bool:
         return start == len(self.past) or self.past[start][0]["role"] == "user"
@@ -54,10 +55,10 @@ class Chat:
 def taken_apart(messages: Sequence[Message]) -> Chat:
     """A turn is a user's message and all that follows it up to the next one."""
     head = tuple(messages[:1]) if messages[0]["role"] == "system" else ()
-    *history, newest = messages[len(head) :]
-    starts = [at for at, message in enumerate(history) if at == 0 or message["role"] == "user"]
-    past = tuple(tuple(history[at:end]) for at, end in itertools.pairwise([*starts, len(history)]))
-    return Chat(head, past, newest)
+    rest = messages[len(head) :]
+    starts = [at for at, message in enumerate(rest) if at == 0 or message["role"] == "user"]
+    *past, newest = (tuple(rest[at:end]) for at, end in itertools.pairwise([*starts, len(rest)]))
+    return Chat(head, tuple(past), newest)
 
 
 def longest_that_fits(chat: Chat, count: Counting, limit: int, room: Reserve) -> tuple[Message, ...] | None:
@@ -86,15 +87,26 @@ def refuse(step: Step) -> Any:
 
 
 def fitted(messages: Sequence[Message], **arguments: Any) -> Window:
-    """The window, with no server."""
-    return run(fit(messages, **arguments), refuse)
+    """The longest window, with no server."""
+    return run(fit(messages, **{"histories": Histories(), "window": "longest", **arguments}), refuse)
+
+
+def remembering(chat: Chat, sent: Sequence[Message], tokens: Any, beside: int = 0) -> Histories:
+    """What is remembered once a server has counted this request, whose window began at the turn it begins with."""
+    histories, whole = Histories(), [*chat.head, *(message for turn in chat.past for message in turn)]
+    learn(histories, sent, tokens, beside=beside)
+    first = next((message for message in sent if message["role"] != "system"), None)
+    for digest, message in zip(digests(whole), whole, strict=True):
+        if message is first:
+            histories.note_start(digest)
+    return histories
 
 
 def check_is_window(chat: Chat, window: Window) -> None:
     """System first, newest last, whole turns, none opened on an answer, and what was sent and dropped is all."""
     assert window.messages in chat.windows
     sent = window.messages[len(chat.head) :]
-    assert [*window.dropped, *sent] == [*(message for turn in chat.past for message in turn), chat.newest]
+    assert [*window.dropped, *sent] == [*(message for turn in chat.past for message in turn), *chat.newest]
 
 
 def check_is_the_longest(
@@ -102,20 +114,21 @@ def check_is_the_longest(
     count: Counting,
     limit: int,
     room: Reserve,
-    known: Known | None = None,
+    known: Histories | None = None,
     beside: int = 0,
     by: Callable[[Asked], Counter] = Own,
 ) -> None:
     """All that is promised of a window whose counts are right."""
     chat, asked = taken_apart(messages), Asked(count)
     expected = longest_that_fits(chat, count, limit, room)
-    arguments: dict[str, Any] = {"limit": limit, "room": room, "counter": by(asked), "known": known, "beside": beside}
+    arguments: dict[str, Any] = {"limit": limit, "room": room, "counter": by(asked), "beside": beside}
+    arguments["histories"] = Histories() if known is None else known
     if expected is None:
         with pytest.raises(ContextOverflow) as caught:
             fitted(messages, **arguments)
         assert caught.value.limit == limit
         assert caught.value.needed is not None
-        assert limit < caught.value.needed <= count(chat.windows[-1]) + room.least
+        assert limit - room.least < caught.value.needed <= count(chat.windows[-1])
     else:
         window = fitted(messages, **arguments)
         check_is_window(chat, window)
@@ -192,7 +205,7 @@ def by_template(template: standin.Template) -> Counting:
 # --- properties -------------------------------------------------------------------------------------------------------
 
 
-@given(chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2))
+@given(open_chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2))
 @settings(deadline=None, max_examples=1000)
 def test_the_longest_window_that_fits_goes_out(
     messages: list[Message], toy: Toy, room: Reserve, part: int, off: int
@@ -201,14 +214,14 @@ def test_the_longest_window_that_fits_goes_out(
     check_is_the_longest(messages, toy, limit_at(taken_apart(messages), toy, room, part, off), room)
 
 
-@given(chats(), TOYS, ROOMS, st.integers(1, 4000))
+@given(open_chats(), TOYS, ROOMS, st.integers(1, 4000))
 @settings(deadline=None, max_examples=1000)
 def test_any_limit_is_kept(messages: list[Message], toy: Toy, room: Reserve, limit: int) -> None:
     """Limits that have nothing to do with the history: smaller than the reserve, or larger than everything."""
     check_is_the_longest(messages, toy, limit, room)
 
 
-@given(chats(), TOYS, ROOMS, PARTS, PARTS, PARTS)
+@given(open_chats(), TOYS, ROOMS, PARTS, PARTS, PARTS)
 @settings(deadline=None, max_examples=1000)
 def test_an_earlier_count_changes_nothing_but_the_number_of_counts(
     messages: list[Message], toy: Toy, room: Reserve, part: int, first: int, last: int
@@ -220,17 +233,19 @@ def test_an_earlier_count_changes_nothing_but_the_number_of_counts(
     check_is_the_longest(messages, toy, limit, room, known)
 
 
-def an_earlier_count(chat: Chat, count: Counting, first: int, last: int) -> Known | None:
+def an_earlier_count(
+    chat: Chat, count: Counting, first: int, last: int, beside: int = 0, said: Any = "right"
+) -> Histories | None:
     """What the server said of an earlier request of this chat: the turns from one to another, and a user's message."""
     opening = [start for start in range(len(chat.past)) if chat.may_open(start)]
     if not opening:
         return None
     start, end = sorted(opening[place * (len(opening) - 1) // 40] for place in (first, last))
     sent = (*chat.head, *(message for turn in chat.past[start:end] for message in turn), chat.past[end][0])
-    return Known(sent, count(sent))
+    return remembering(chat, sent, count(sent) if said == "right" else said, beside)
 
 
-@given(chats(), TOYS, ROOMS, PARTS, st.integers(1, 900), PARTS)
+@given(open_chats(), TOYS, ROOMS, PARTS, st.integers(1, 900), PARTS)
 @settings(deadline=None, max_examples=1000)
 def test_tools_that_an_earlier_request_did_not_have_are_counted(
     messages: list[Message], toy: Toy, room: Reserve, part: int, tools: int, earlier: int
@@ -241,9 +256,9 @@ def test_tools_that_an_earlier_request_did_not_have_are_counted(
     def with_tools(window: Sequence[Message]) -> int:
         return toy(window) + tools
 
-    known = an_earlier_count(chat, toy, 0, earlier)
     limit = limit_at(chat, with_tools, room, part, 0)
-    check_is_the_longest(messages, with_tools, limit, room, known, beside=tools)
+    for known in (an_earlier_count(chat, toy, 0, earlier), an_earlier_count(chat, with_tools, 0, earlier, tools)):
+        check_is_the_longest(messages, with_tools, limit, room, known, beside=tools)
 
 
 TEMPLATES = st.sampled_from(
@@ -251,7 +266,7 @@ TEMPLATES = st.sampled_from(
 )
 
 
-@given(TEMPLATES, chats(), ROOMS, PARTS, st.integers(-2, 2), st.none() | PARTS)
+@given(TEMPLATES, open_chats(), ROOMS, PARTS, st.integers(-2, 2), st.none() | PARTS)
 @settings(deadline=None, max_examples=1500)
 def test_a_real_tokenizer_and_any_template_fit(
     template: standin.Template, messages: list[Message], room: Reserve, part: int, off: int, earlier: int | None
@@ -262,7 +277,7 @@ def test_a_real_tokenizer_and_any_template_fit(
     check_is_the_longest(messages, count, limit_at(chat, count, room, part, off), room, known)
 
 
-@given(chats())
+@given(open_chats())
 @settings(deadline=None, max_examples=100)
 def test_the_quick_count_is_the_tokenizers(messages: list[Message]) -> None:
     """What the properties count by is what the tokenizer says of the whole prompt."""
@@ -273,7 +288,7 @@ def test_the_quick_count_is_the_tokenizers(messages: list[Message]) -> None:
 SENSELESS = (0, -1, -(10**9), 10**9, None, True, False, "12", 1.5, float("nan"), [12])
 
 
-@given(chats(), ROOMS, st.integers(1, 6000), st.sampled_from(SENSELESS), st.booleans())
+@given(open_chats(), ROOMS, st.integers(1, 6000), st.sampled_from(SENSELESS), st.booleans())
 @settings(deadline=None, max_examples=1000)
 def test_a_count_that_makes_no_sense_is_not_believed(
     messages: list[Message], room: Reserve, limit: int, said: Any, behind_others: bool
@@ -295,7 +310,11 @@ def test_a_count_that_makes_no_sense_is_not_believed(
 
 
 @given(
-    chats(), TOYS, ROOMS, PARTS, st.lists(st.sampled_from([0, -1, 10**9, None, True, "right"]), min_size=1, max_size=6)
+    open_chats(),
+    TOYS,
+    ROOMS,
+    PARTS,
+    st.lists(st.sampled_from([0, -1, 10**9, None, True, "right"]), min_size=1, max_size=6),
 )
 @settings(deadline=None, max_examples=1000)
 def test_a_counter_that_fails_now_and_then_still_leaves_a_window_that_fits(
@@ -316,19 +335,18 @@ def test_a_counter_that_fails_now_and_then_still_leaves_a_window_that_fits(
         assert toy(window.messages) <= limit - room.wanted
 
 
-@given(chats(), TOYS, ROOMS, st.integers(1, 6000), st.sampled_from([0, -5, 10**9, True, None, "12"]))
+@given(open_chats(), TOYS, ROOMS, st.integers(1, 6000), st.sampled_from([0, -5, 10**9, True, None, "12"]))
 @settings(deadline=None, max_examples=500)
 def test_an_earlier_count_that_makes_no_sense_is_not_believed(
     messages: list[Message], toy: Toy, room: Reserve, limit: int, said: Any
 ) -> None:
     """A server that says 0, or anything absurd, of a request does not make the next one too long."""
     chat = taken_apart(messages)
-    earlier = an_earlier_count(chat, toy, 0, 40)
-    known = None if earlier is None else Known(earlier.messages, said)
+    known = an_earlier_count(chat, toy, 0, 40, said=said)
     check_is_the_longest(messages, toy, limit, room, known)
 
 
-@given(chats(), TOYS, ROOMS, PARTS, st.binary(max_size=9), st.integers(1, 3000))
+@given(open_chats(), TOYS, ROOMS, PARTS, st.binary(max_size=9), st.integers(1, 3000))
 @settings(deadline=None, max_examples=500)
 def test_a_count_of_another_chat_is_not_used(
     messages: list[Message], toy: Toy, room: Reserve, part: int, other: bytes, tokens: int
@@ -336,7 +354,9 @@ def test_a_count_of_another_chat_is_not_used(
     """Instructions changed, a history edited: what was counted then says nothing now."""
     chat = taken_apart(messages)
     foreign = ({"role": "system", "content": f"other {other!r}"}, {"role": "user", "content": f"other {other!r}"})
-    for known in (Known(foreign, tokens), Known(foreign[1:], tokens), Known((), tokens)):
+    for sent in (foreign, foreign[1:]):
+        known = Histories()
+        learn(known, sent, tokens)
         check_is_the_longest(messages, toy, limit_at(chat, toy, room, part, 0), room, known)
 
 
@@ -379,8 +399,9 @@ def test_the_next_turn_of_a_counted_chat_is_not_counted_again() -> None:
     asked = Asked(of_bytes)
     sent = (*LONG[:-2], {"role": "user", "content": "before"})
     now = [*sent, *said_by(("assistant", "yes"), ("user", "now"))]
-    known = Known(tuple(sent), of_bytes(sent))
-    window = fitted(now, limit=of_bytes(now), room=Reserve(0, 0), counter=Own(asked), known=known)
+    known = Histories()
+    learn(known, sent, of_bytes(sent))
+    window = fitted(now, limit=of_bytes(now), room=Reserve(0, 0), counter=Own(asked), histories=known)
     assert (window.messages, window.dropped, asked.times) == (tuple(now), (), 0)
 
 
@@ -404,12 +425,13 @@ def test_a_tool_exchange_stays_whole() -> None:
 
 
 def test_messages_that_alone_do_not_fit_are_refused_before_anything_is_sent() -> None:
-    """The error holds what is needed, the reserve with it, and what there is."""
+    """The error holds what is needed and what there is, and says what is kept for the reply."""
     messages = said_by(("system", "s" * 100), ("user", "q"), ("assistant", "a"), ("user", "n" * 100))
     alone = of_bytes([messages[0], messages[-1]])
     with pytest.raises(ContextOverflow) as caught:
         fitted(messages, limit=alone + 49, room=Reserve(90, 50), counter=Own(of_bytes))
-    assert (caught.value.needed, caught.value.limit) == (alone + 50, alone + 49)
+    assert (caught.value.needed, caught.value.limit) == (alone, alone + 49)
+    assert f"take {alone} tokens, and 50 of {alone + 49} are kept for the reply" in caught.value.message
     window = fitted(messages, limit=alone + 50, room=Reserve(90, 50), counter=Own(of_bytes))
     assert window.messages == (messages[0], messages[-1])
 
@@ -429,7 +451,7 @@ def test_a_shorter_prompt_with_more_tokens_is_not_believed() -> None:
     assert of_bytes(window.messages) <= limit
 
 
-@given(chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2), st.sampled_from(["needed", "nothing", "nonsense"]))
+@given(open_chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2), st.sampled_from(["needed", "nothing", "nonsense"]))
 @settings(deadline=None, max_examples=1000)
 def test_a_server_that_refuses_to_count_what_does_not_fit(
     messages: list[Message], toy: Toy, room: Reserve, part: int, off: int, says: str
