@@ -14,7 +14,7 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,12 +61,12 @@ class Responder:
         self._handler = handler
         self._socket: socket.socket = handler.connection
         self._old_client = handler.request_version < "HTTP/1.1"
-        self._watch = selectors.DefaultSelector()
+        self._watch: selectors.BaseSelector = selectors.DefaultSelector()
         self._watch.register(self._socket, selectors.EVENT_READ)
         self._watching = True
         self._chunked = self._silent = False
-        self.started = False
-        self.sent = 0
+        self.started: bool = False
+        self.sent: int = 0
         """Bytes of body that have gone out."""
 
     def start(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None = None) -> None:
@@ -114,7 +114,7 @@ class Responder:
                 self._look()
 
     @contextlib.contextmanager
-    def watching(self, gone: Callable[[], None]) -> Iterator[None]:
+    def watching(self, gone: Callable[[], None]) -> Generator[None, None, None]:
         """Inside the block, in another thread: call `gone` if the client leaves."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)

@@ -10,6 +10,11 @@ from __future__ import annotations
 from ..errors import Phi4Error
 
 
+def told(file: str, field: str | None, problem: str) -> str:
+    """What is wrong with a tape, on one line."""
+    return ": ".join(part for part in (file, field, problem) if part)
+
+
 class TapeError(Phi4Error):
     """A tape that can't be read, was tampered with, or can't be written.
 
@@ -18,12 +23,12 @@ class TapeError(Phi4Error):
 
     def __init__(self, file: object, problem: str, *, field: str | None = None) -> None:
         super().__init__()
-        self.file = str(file)
+        self.file: str = str(file)
         self.field = field
         self.problem = problem
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.field, self.problem) if part)
+        return told(self.file, self.field, self.problem)
 
 
 class TapeMismatch(Phi4Error):
