@@ -14,7 +14,7 @@ import socketserver
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +28,7 @@ KEEP_ALIVE = 5.0
 """Seconds after which an idle connection is closed: LM Studio's own."""
 
 _POLL = 0.05
-"""Seconds between two looks at whether the server is to stop."""
+"""Seconds between two looks at whether the server is to stop, where a client can't be watched any more."""
 _GRACE = 10.0
 """Seconds in which a connection that is closed under it may finish what it does: a recording may be long."""
 _LINE = 1 << 16
@@ -61,12 +61,12 @@ class Responder:
         self._handler = handler
         self._socket: socket.socket = handler.connection
         self._old_client = handler.request_version < "HTTP/1.1"
-        self._watch = selectors.DefaultSelector()
+        self._watch: selectors.BaseSelector = selectors.DefaultSelector()
         self._watch.register(self._socket, selectors.EVENT_READ)
         self._watching = True
         self._chunked = self._silent = False
-        self.started = False
-        self.sent = 0
+        self.started: bool = False
+        self.sent: int = 0
         """Bytes of body that have gone out."""
 
     def start(self, status: int, headers: Iterable[tuple[str, str]], *, length: int | None = None) -> None:
@@ -114,7 +114,7 @@ class Responder:
                 self._look()
 
     @contextlib.contextmanager
-    def watching(self, gone: Callable[[], None]) -> Iterator[None]:
+    def watching(self, gone: Callable[[], None]) -> Generator[None, None, None]:
         """Inside the block, in another thread: call `gone` if the client leaves."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -195,7 +195,7 @@ class LoopbackServer:
     def start(self) -> None:
         """Begin to answer, in a thread of its own."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), daemon=True)
+            self._thread = threading.Thread(target=self._server.take_connections, daemon=True)
             self._thread.start()
 
     def wait(self) -> None:
@@ -206,7 +206,7 @@ class LoopbackServer:
     def close(self) -> None:
         """Stop listening and end every connection. Harmless when repeated."""
         if self._thread is not None:
-            self._server.shutdown()
+            self._server.wake()
             self._thread.join()
         self._server.end()
 
@@ -241,6 +241,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
+    timeout = 0  # `handle_request` is called when there is one
     # On Windows the option would let two servers share a port.
     allow_reuse_address = os.name != "nt"
 
@@ -250,6 +251,7 @@ class _Server(ThreadingHTTPServer):
         self._open: set[socket.socket] = set()
         self._lock = threading.Condition()
         self._ended = False
+        self._woken, self._waker = socket.socketpair()
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Handler)
@@ -258,6 +260,23 @@ class _Server(ThreadingHTTPServer):
         # HTTPServer's own asks the name service for the host's name, which can take seconds.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def take_connections(self) -> None:
+        """Accept clients until `wake`. Unlike `serve_forever` it looks at no clock, and ends at once."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while self._woken not in {key.fileobj for key, _ in selector.select()}:
+                self.handle_request()
+
+    def wake(self) -> None:
+        """End `take_connections`."""
+        self._waker.close()
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._woken.close()
+        self._waker.close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:

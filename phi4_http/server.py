@@ -23,7 +23,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from .errors import AuthError, ModelNotFound, NotLMStudio, ServerError, ServerUnreachable
+from .errors import (
+    AuthError,
+    ModelNotFound,
+    NotLMStudio,
+    Phi4Error,
+    ServerError,
+    ServerUnreachable,
+    TapeMismatch,
+)
 from .flow import Answer, Flow, Http
 from .wire.listings import ModelInfo, parse_openai_models, parse_v0_models, parse_v1_models
 from .wire.refusals import read_answer
@@ -256,20 +264,21 @@ def is_missing(error: NotLMStudio | ServerError) -> bool:
 def listing(server: Server, *, anew: bool = False, native: bool = False) -> Flow[Listing]:
     """The models as the best endpoint that is there lists them; as known, unless it is to be asked `anew`.
 
-    With `native`, LM Studio's own ones alone. Raises what the last endpoint does where none lists them; AuthError at once, since another one would refuse too.
+    With `native`, LM Studio's own ones alone. Raises what the last endpoint does where none lists them; AuthError at
+    once, since another one would refuse too.
     """
     if server.listing is not None and not anew:
         return server.listing
-    fault: NotLMStudio | ServerError | None = None
+    fault: Phi4Error | None = None
     for path, parse in _LISTS[:2] if native else _LISTS:
         try:
             models = yield from fetch(server, parse, Http("GET", path))
         except AuthError:
             raise
-        except (NotLMStudio, ServerError) as error:
-            if not isinstance(error, NotLMStudio) and not is_missing(error):
+        except (NotLMStudio, TapeMismatch, ServerError) as error:
+            if isinstance(error, ServerError) and not is_missing(error):
                 raise
-            fault = error
+            fault = error  # a tape with no such list stands for a server that has none
         else:
             _note_listing(server, Listing(models, path))
             return Listing(models, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,8 +86,13 @@ def floor(of: str) -> int:
     return next(number for number, rooms in enumerate(FLOORS) if of in rooms)
 
 
-def imports(text: str, file: str = "x.py") -> Iterator[str]:
+@functools.cache
+def imports(text: str, file: str = "x.py") -> tuple[str, ...]:
     """Every import of a file, in functions and for type checkers too. One of ours is the path below the package."""
+    return tuple(_imports(text, file))
+
+
+def _imports(text: str, file: str) -> Iterator[str]:
     package = ["phi4_http", *file.split("/")[:-1]]
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

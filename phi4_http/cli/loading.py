@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from .server import add_server, connect
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 _BAR = 24  # characters
 
@@ -113,7 +113,7 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
 
 
 @contextlib.contextmanager
-def progress(output: Output, what: str) -> Iterator[Callable[[float], None]]:
+def progress(output: Output, what: str) -> Generator[Callable[[float], None], None, None]:
     """A bar on the terminal, or an object a line; nothing elsewhere."""
     share = 0.0
 

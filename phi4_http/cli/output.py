@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -32,7 +33,7 @@ def prepare_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115  # for as long as we run
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -41,10 +42,10 @@ class Output:
 
     def __init__(self, *, as_json: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.as_json = as_json
-        self.out = out or sys.stdout
-        self.err = err or sys.stderr
-        self.live = self.out.isatty()
-        self.err_live = self.err.isatty() and os.environ.get("TERM") != "dumb"
+        self.out: TextIO = out or sys.stdout
+        self.err: TextIO = err or sys.stderr
+        self.live: bool = self.out.isatty()
+        self.err_live: bool = self.err.isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self.err_live and not os.environ.get("NO_COLOR")
 
     def object(self, fields: dict[str, Any]) -> None:
@@ -105,7 +106,7 @@ class Output:
         return _READER_GONE
 
     @contextlib.contextmanager
-    def status(self, text: Callable[[float], str]) -> Iterator[Callable[[], None]]:
+    def status(self, text: Callable[[float], str]) -> Generator[Callable[[], None], None, None]:
         """A line on the terminal that says how long something takes; what is yielded makes it vanish.
 
         `text` gets the seconds since the start. Elsewhere than on a terminal there is no such line.
@@ -189,7 +190,7 @@ class ReplyPrinter:
         self._in_thought = False
         self._in_solution = False
         self._shown = ""
-        self.tokens = 0
+        self.tokens: int = 0
         """Pieces of thought so far: a token each, nearly always."""
 
     def writes(self, event: Event) -> bool:

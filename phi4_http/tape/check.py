@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import TapeError
 from .exchange import Exchange
-from .format import BODY_SUFFIX, PART_SUFFIX, STREAM_SUFFIX, exchange_files, load_exchange
+from .format import BODY_SUFFIX, PART_SUFFIX, STREAM_SUFFIX, body_file, exchange_files, load_exchange
 from .scrub import find_secrets
 
 _LINE = 1 << 16
@@ -25,7 +25,7 @@ class Problem:
     harmless: bool = False
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.field, self.problem) if part)
+        return str(TapeError(self.file, self.problem, self.field))
 
 
 def check_tape(folder: str | os.PathLike[str]) -> Iterator[Problem]:
@@ -50,15 +50,12 @@ def check_tape(folder: str | os.PathLike[str]) -> Iterator[Problem]:
 
 
 def _check_exchange(file: Path, exchange: Exchange) -> Iterator[Problem]:
-    if exchange.response.is_event_stream != _body(file).name.endswith(STREAM_SUFFIX):
+    body = body_file(file)
+    if exchange.response.is_event_stream != body.name.endswith(STREAM_SUFFIX):
         wanted = STREAM_SUFFIX if exchange.response.is_event_stream else BODY_SUFFIX
-        yield Problem(str(_body(file)), f"by its content type it should end with {wanted}", harmless=True)
-    for place in (file, _body(file)):
+        yield Problem(str(body), f"by its content type it should end with {wanted}", harmless=True)
+    for place in (file, body):
         with open(place, encoding="utf-8", errors="replace") as text:
             found = {secret for line in iter(lambda: text.readline(_LINE), "") for secret in find_secrets(line)}
         for secret in sorted(found):
             yield Problem(str(place), f"what looks like a secret: {secret}")
-
-
-def _body(file: Path) -> Path:
-    return next(body for suffix in (STREAM_SUFFIX, BODY_SUFFIX) if (body := file.with_suffix(suffix)).exists())

@@ -318,7 +318,7 @@ def _response(section: Fields) -> RecordedResponse:
 
 
 def _content(file: Path, section: Fields, cuts: Iterable[Cut] | None, seconds: float) -> tuple[OnDisk, End]:
-    body = _body_file(file)
+    body = body_file(file)
     size, checksum = _measure(body)
     said = section.need("bytes", int, size)
     if said != size:
@@ -336,7 +336,8 @@ def _content(file: Path, section: Fields, cuts: Iterable[Cut] | None, seconds: f
     return OnDisk(body, size, checksum, cuts), End(end)
 
 
-def _body_file(file: Path) -> Path:
+def body_file(file: Path) -> Path:
+    """The body beside the JSON file of an exchange. Raises `TapeError` where there is none, or two."""
     found = [body for suffix in (STREAM_SUFFIX, BODY_SUFFIX) if (body := file.with_suffix(suffix)).exists()]
     if len(found) != 1:
         problem = "both are there" if found else "neither is there"

@@ -41,10 +41,10 @@ class Recorder:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.folder = folder
-        self.scrubber = scrubber or Scrubber()
+        self.scrubber: Scrubber = scrubber or Scrubber()
         self.server = server
         self.clock = clock
-        self.kept = 0
+        self.kept: int = 0
         """How many exchanges this recorder has put on the tape."""
         self._lock = threading.Lock()
         old = [file.stem for file in exchange_files(folder)] if folder.is_dir() else []
@@ -90,7 +90,7 @@ class Recording:
         self._scrub = recorder.scrubber.body()
         self._tail = b""
         self._open = True
-        self.kept = False
+        self.kept: bool = False
         """Whether the exchange is on the tape."""
 
     @property

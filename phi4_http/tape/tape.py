@@ -33,9 +33,9 @@ class Tape:
     def __init__(
         self, folder: str | os.PathLike[str], *, match: Match | None = None, scrub: Iterable[str] = (), server: str = ""
     ) -> None:
-        self.folder = Path(folder)
-        self.match = match or Match()
-        self.scrubber = Scrubber(scrub)
+        self.folder: Path = Path(folder)
+        self.match: Match = match or Match()
+        self.scrubber: Scrubber = Scrubber(scrub)
         self.server = server
 
     def __repr__(self) -> str:

@@ -244,7 +244,7 @@ def end_of(error: httpx.TransportError) -> End:
 
 
 @contextlib.contextmanager
-def _unless_it_fails(recording: Recording) -> Iterator[None]:
+def _unless_it_fails(recording: Recording) -> Generator[None, None, None]:
     """An exchange without an answer is not recorded."""
     try:
         yield
@@ -254,7 +254,7 @@ def _unless_it_fails(recording: Recording) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _noting_the_end(recording: Recording) -> Iterator[None]:
+def _noting_the_end(recording: Recording) -> Generator[None, None, None]:
     try:
         yield
     except httpx.TransportError as error:

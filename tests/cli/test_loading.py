@@ -150,3 +150,27 @@ def test_models_are_listed_with_state_context_and_size(with_phi: World) -> None:
     assert (models[PHI]["state"], models[PHI]["loaded_context_length"]) == ("loaded", 4096)
     assert models[PHI]["size_bytes"] > 0
     assert models[QWEN]["state"] == "not-loaded"
+
+
+def test_what_cannot_be_loaded_beforehand_is_loaded_by_the_request(with_phi: World) -> None:
+    """An old server without `lms`: the request loads it, which is said; with a context asked for, that is an error."""
+    with_phi.set(v0_3=True)
+    ask = ("ask", "Is 391 a prime number?", "--url", with_phi.url, "--lms", "/nowhere/lms")
+    ran = run_child(*ask)
+    assert (ran.code, ran.out) == (0, "Yes.\n")
+    assert "is loaded by the request itself" in ran.err
+    assert run_child(*ask, "--context-length", "8192").code == 3
+
+
+def test_nothing_to_unload_is_said(world: World) -> None:
+    """It is no error; in JSON there is no line."""
+    ran = run(world, "unload", "--all")
+    assert (ran.code, ran.out, ran.err) == (0, "", "nothing was loaded\n")
+    assert run(world, "ps", "--json").out == ""
+
+
+def test_a_port_goes_with_a_start(world: World) -> None:
+    """Where nothing is started, it is wrong usage."""
+    assert run(world, "server", "status", "--port", "1234").code == 2
+    assert run(world, "server", "start").out == f"running on port {world.port}\n"
+    assert run(world, "server", "status", "--json").objects == [{"type": "server", "running": True, "port": world.port}]

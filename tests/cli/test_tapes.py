@@ -146,6 +146,16 @@ def test_check_tells_a_whole_tape_from_a_broken_one(tmp_path: Path) -> None:
         (tmp_path / source.name).write_bytes(source.read_bytes())
     with open(tmp_path / "cpp-utf8-stream.sse", "ab") as body:
         body.write(b"x")
+    told = run_child("tape", "check", str(tmp_path))
+    assert (told.code, "cpp-utf8-stream.json: body.bytes: " in told.out) == (14, True)
     ran = run_child("tape", "check", str(tmp_path), "--json")
     assert ran.code == 14
     assert [problem["file"].endswith("cpp-utf8-stream.json") for problem in ran.objects] == [True]
+
+
+def test_replay_finds_what_serve_finds() -> None:
+    """A tape that comes along, by its name."""
+    ran = run_child("models", "--replay", "phi4")
+    assert ran.code == 0
+    assert "microsoft/phi-4-reasoning-plus" in ran.out
+    assert run_child("models", "--replay", "phi5").code == 14

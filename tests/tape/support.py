@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 
 from phi4_http.tape.exchange import Cut, End, Exchange, Origin, RecordedRequest, RecordedResponse
-
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
 
 ORIGIN = Origin("composed", source="a test")
 EVENT_STREAM = (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))

@@ -333,3 +333,15 @@ def test_the_documented_example_is_a_tape(tmp_path: Path) -> None:
     named = [f"{part}.{name}" for part in ("origin", "request", "response", "body") for name in written[part]]
     assert [name for name in ["format", "cuts", *named] if f"| `{name}`" not in page] == []
     assert [end for end in End if f"| `{end}` |" not in page] == []
+
+
+def test_cuts_that_change_while_a_tape_is_open_are_an_error(tmp_path: Path) -> None:
+    """They stay in their file until they are played: what is missing then is told, and what follows them."""
+    file = write_exchange(tmp_path, stream(3))
+    loaded, text = load_exchange(file), file.read_text(encoding="utf-8")
+    file.write_text(text.removesuffix("  ]\n}\n"), encoding="utf-8")
+    with pytest.raises(TapeError, match="ends inside the cuts"):
+        list(loaded.cuts)
+    file.write_text(text.removesuffix("  ]\n}\n") + '  ]\n, "more": []}\n', encoding="utf-8")
+    with pytest.raises(TapeError, match="something stands after the cuts"):
+        load_exchange(file)

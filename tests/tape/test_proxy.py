@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from sockets import InTurns, needs_curl, until
 
 from phi4_http.tape.exchange import End
 from phi4_http.tape.format import load_tape
@@ -22,8 +23,7 @@ from phi4_http.tape.server import ReplayServer, Served
 from phi4_http.tape.shipped import shipped
 from phi4_http.tape.tape import Tape
 
-from .support import SECRET, exchange, facts, needs_curl, stream
-from .test_server import InTurns, until
+from .support import SECRET, exchange, facts, stream
 
 FIXTURES = {one.name: one for folder in ("phi4", "llama_cpp") for one in load_tape(shipped(folder))}
 CHAT = "/v1/chat/completions"
