@@ -313,15 +313,16 @@ class Turn:
     def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
         """What the overflow tells of the context is kept; then what fits is sent instead."""
         server, model, sent = self._phi.server, request.body["model"], request.body["messages"]
-        if overflow.limit is not None:
-            learn_limit(server, model, overflow.limit)
-        else:  # it says nothing: the list may, if it has changed
-            yield from _listed_anew(server)
-        if overflow.needed:
-            self._learn(request, overflow.needed)
         try:
+            if overflow.limit is not None:
+                learn_limit(server, model, overflow.limit)
+            else:  # it says nothing: the list may, if it has changed
+                yield from listing(server, anew=True)
+            if overflow.needed:
+                self._learn(request, overflow.needed)
             again = yield from self.prepared()
-        except ContextOverflow:
+        except Phi4Error as error:  # what the server said first is what matters
+            log.debug("nothing was learned from the overflow: %s", error)
             return None
         return again if again.body["messages"] != sent else None
 
@@ -383,7 +384,7 @@ class Turn:
             # The first request loads it, and only then its context length is known.
             ttl = {"ttl": fields["ttl"]} if "ttl" in fields else {}
             yield from OneToken(phi.server, model, ttl).count(messages[-1:])
-            yield from _listed_anew(phi.server)
+            yield from listing(phi.server, anew=True)
             limit = yield from _context_length(phi, model)
         if limit is None:
             return Window(tuple(messages))
@@ -426,13 +427,6 @@ def _context_length(phi: Phi, model: str) -> Flow[int | None]:
     if learned is None and phi.stated_length is not None:
         return phi.stated_length
     return (yield from known_context_length(phi.server, model))
-
-
-def _listed_anew(server: Server) -> Flow[None]:
-    try:
-        yield from listing(server, anew=True)
-    except (NotLMStudio, ServerError) as error:
-        log.debug("%s lists no models: %s", server.url, error)
 
 
 def phi4_model(server: Server) -> Flow[str]:

@@ -24,6 +24,7 @@ from ..errors import (
     NotLMStudio,
     Phi4Error,
     ServerError,
+    TapeMismatch,
 )
 from ..flow import Answer
 from .fields import count, json_text
@@ -75,6 +76,8 @@ def failure(
     lower = message.lower()
     if "unexpected endpoint or method" in lower:
         return _missing(url, "it has no such endpoint", status, content_type, message)
+    if kind == "tape_mismatch":
+        return _not_on_tape(error)
     overflow = _overflow(lower, error)
     if overflow is not None:
         return ContextOverflow(overflow.get("needed"), overflow.get("limit"), message=message, **facts)
@@ -92,6 +95,19 @@ def failure(
     if status in _NO_SUCH_ENDPOINT:
         return _missing(url, f"it has no such endpoint (HTTP {status})", status, content_type, message)
     return ServerError(message or f"HTTP {status}, with no explanation", **facts)
+
+
+def _not_on_tape(error: Mapping[str, Any]) -> TapeMismatch:
+    """What this library's own server says of a request that its tape lacks."""
+    difference, recorded = error.get("difference"), error.get("recorded")
+    return TapeMismatch(
+        json_text(error.get("method")),
+        json_text(error.get("path")),
+        reason=json_text(error.get("reason")),
+        nearest=json_text(error.get("nearest")) or None,
+        difference="\n".join(map(json_text, difference)) if isinstance(difference, list) else "",
+        recorded=tuple(map(json_text, recorded)) if isinstance(recorded, list) else (),
+    )
 
 
 def refusal(

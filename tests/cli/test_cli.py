@@ -435,24 +435,24 @@ def odd_server() -> Iterator[str]:
         yield server.url
 
 
-def test_half_a_character_in_a_reply_is_written_as_an_escape(odd_server: str) -> None:
+def test_half_a_character_in_a_reply_is_written_as_the_sign_for_it(odd_server: str) -> None:
     """As text and in JSON, which stays valid and says the same."""
     ran = run_child("ask", "x", "--url", odd_server, "--model", "m")
-    assert (ran.code, ran.out) == (0, "é \\ud83d x 🧠\n")
+    assert (ran.code, ran.out) == (0, "é \ufffd x 🧠\n")
     assert ran.err == "中 🧠\n"
     last = run_child("ask", "x", "--url", odd_server, "--model", "m", "--json").objects[-1]
-    assert last["solution"] == "é \ud83d x 🧠"
+    assert last["solution"] == "é \ufffd x 🧠"
 
 
 def test_an_output_that_holds_ascii_only_gets_escapes(odd_server: str) -> None:
     """No character breaks the output, whatever the locale; JSON says the same in ASCII."""
     settings: dict[str, Any] = {"PYTHONUTF8": None, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     ran = run_child("ask", "x", "--url", odd_server, "--model", "m", **settings)
-    assert (ran.code, ran.out) == (0, "\\xe9 \\ud83d x \\U0001f9e0\n")
+    assert (ran.code, ran.out) == (0, "\\xe9 \\ufffd x \\U0001f9e0\n")
     assert ran.err == "\\u4e2d \\U0001f9e0\n"
     ran = run_child("ask", "x", "--url", odd_server, "--model", "m", "--json", **settings)
     assert ran.out.isascii()
-    assert ran.objects[-1]["solution"] == "é \ud83d x 🧠"
+    assert ran.objects[-1]["solution"] == "é \ufffd x 🧠"
 
 
 # --- leaving ----------------------------------------------------------------------------------------------------------

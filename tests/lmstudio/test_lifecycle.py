@@ -60,7 +60,7 @@ def test_load_is_seen_by_the_server_and_unload_too(face: Face, world: World) -> 
     face.call("load", LLAMA, LONG)
     (model,) = [model for model in face.call("models") if model.id == LLAMA]
     assert (model.loaded, model.loaded_context_length) == (True, 8192)
-    assert face.call("chat", LLAMA, [{"role": "user", "content": "?"}]).choices[0].finish_reason == "stop"
+    assert face.call("chat_completion", LLAMA, [{"role": "user", "content": "?"}]).choices[0].finish_reason == "stop"
     assert face.call("unload", LLAMA).identifier == LLAMA
     (model,) = [model for model in face.call("models") if model.id == LLAMA]
     assert model.loaded is False

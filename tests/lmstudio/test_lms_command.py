@@ -19,7 +19,7 @@ import pytest
 from lmstudio.world import World
 from phi4_http.errors import LmsFailed, LmsNotFound, LmsTimeout
 from phi4_http.flow import Completed, Lms
-from phi4_http.lmstudio.lms.command import Watched, arun_lms, find_lms, lms_places, run_lms
+from phi4_http.lmstudio.lms.command import arun_lms, find_lms, lms_places, run_lms
 
 Run = Callable[[Lms, str], Completed]
 
@@ -219,14 +219,14 @@ def test_output_is_told_while_it_comes(run: Run, tmp_path: Path) -> None:
         told.append(piece)
         flag.touch()
 
-    run(Watched((), 30, hear), script(tmp_path, text))
+    run(Lms((), 30, hear), script(tmp_path, text))
     assert "".join(told) == "now\nthen\n"
 
 
 def test_a_listener_hears_in_the_event_loops_own_thread(tmp_path: Path) -> None:
     """The async face calls back where its caller lives, and before the run's result is there."""
     threads: list[threading.Thread] = []
-    step = Watched((), 30, lambda _: threads.append(threading.current_thread()))
+    step = Lms((), 30, lambda _: threads.append(threading.current_thread()))
     asyncio.run(arun_lms(step, script(tmp_path, "print(1)")))
     assert set(threads) == {threading.current_thread()}
 
@@ -240,7 +240,7 @@ def test_a_listener_that_raises_ends_the_run(tmp_path: Path) -> None:
         raise RuntimeError("no more room on the screen")
 
     with pytest.raises(RuntimeError, match="no more room"):
-        run_lms(Watched((), 30, fail), script(tmp_path, "print(os.getpid(), flush=True); time.sleep(600)"))
+        run_lms(Lms((), 30, fail), script(tmp_path, "print(os.getpid(), flush=True); time.sleep(600)"))
     assert until(lambda: gone(pids[0]))
 
 

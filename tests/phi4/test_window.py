@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phi4 import standin
@@ -206,7 +206,6 @@ def by_template(template: standin.Template) -> Counting:
 
 
 @given(open_chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2))
-@settings(deadline=None, max_examples=1000)
 def test_the_longest_window_that_fits_goes_out(
     messages: list[Message], toy: Toy, room: Reserve, part: int, off: int
 ) -> None:
@@ -215,14 +214,12 @@ def test_the_longest_window_that_fits_goes_out(
 
 
 @given(open_chats(), TOYS, ROOMS, st.integers(1, 4000))
-@settings(deadline=None, max_examples=1000)
 def test_any_limit_is_kept(messages: list[Message], toy: Toy, room: Reserve, limit: int) -> None:
     """Limits that have nothing to do with the history: smaller than the reserve, or larger than everything."""
     check_is_the_longest(messages, toy, limit, room)
 
 
 @given(open_chats(), TOYS, ROOMS, PARTS, PARTS, PARTS)
-@settings(deadline=None, max_examples=1000)
 def test_an_earlier_count_changes_nothing_but_the_number_of_counts(
     messages: list[Message], toy: Toy, room: Reserve, part: int, first: int, last: int
 ) -> None:
@@ -246,7 +243,6 @@ def an_earlier_count(
 
 
 @given(open_chats(), TOYS, ROOMS, PARTS, st.integers(1, 900), PARTS)
-@settings(deadline=None, max_examples=1000)
 def test_tools_that_an_earlier_request_did_not_have_are_counted(
     messages: list[Message], toy: Toy, room: Reserve, part: int, tools: int, earlier: int
 ) -> None:
@@ -267,7 +263,6 @@ TEMPLATES = st.sampled_from(
 
 
 @given(TEMPLATES, open_chats(), ROOMS, PARTS, st.integers(-2, 2), st.none() | PARTS)
-@settings(deadline=None, max_examples=1500)
 def test_a_real_tokenizer_and_any_template_fit(
     template: standin.Template, messages: list[Message], room: Reserve, part: int, off: int, earlier: int | None
 ) -> None:
@@ -278,7 +273,6 @@ def test_a_real_tokenizer_and_any_template_fit(
 
 
 @given(open_chats())
-@settings(deadline=None, max_examples=100)
 def test_the_quick_count_is_the_tokenizers(messages: list[Message]) -> None:
     """What the properties count by is what the tokenizer says of the whole prompt."""
     for template in (standin.own_turn, standin.unknown):
@@ -289,7 +283,6 @@ SENSELESS = (0, -1, -(10**9), 10**9, None, True, False, "12", 1.5, float("nan"),
 
 
 @given(open_chats(), ROOMS, st.integers(1, 6000), st.sampled_from(SENSELESS), st.booleans())
-@settings(deadline=None, max_examples=1000)
 def test_a_count_that_makes_no_sense_is_not_believed(
     messages: list[Message], room: Reserve, limit: int, said: Any, behind_others: bool
 ) -> None:
@@ -316,7 +309,6 @@ def test_a_count_that_makes_no_sense_is_not_believed(
     PARTS,
     st.lists(st.sampled_from([0, -1, 10**9, None, True, "right"]), min_size=1, max_size=6),
 )
-@settings(deadline=None, max_examples=1000)
 def test_a_counter_that_fails_now_and_then_still_leaves_a_window_that_fits(
     messages: list[Message], toy: Toy, room: Reserve, part: int, says: list[Any]
 ) -> None:
@@ -336,7 +328,6 @@ def test_a_counter_that_fails_now_and_then_still_leaves_a_window_that_fits(
 
 
 @given(open_chats(), TOYS, ROOMS, st.integers(1, 6000), st.sampled_from([0, -5, 10**9, True, None, "12"]))
-@settings(deadline=None, max_examples=500)
 def test_an_earlier_count_that_makes_no_sense_is_not_believed(
     messages: list[Message], toy: Toy, room: Reserve, limit: int, said: Any
 ) -> None:
@@ -347,7 +338,6 @@ def test_an_earlier_count_that_makes_no_sense_is_not_believed(
 
 
 @given(open_chats(), TOYS, ROOMS, PARTS, st.binary(max_size=9), st.integers(1, 3000))
-@settings(deadline=None, max_examples=500)
 def test_a_count_of_another_chat_is_not_used(
     messages: list[Message], toy: Toy, room: Reserve, part: int, other: bytes, tokens: int
 ) -> None:
@@ -452,7 +442,6 @@ def test_a_shorter_prompt_with_more_tokens_is_not_believed() -> None:
 
 
 @given(open_chats(), TOYS, ROOMS, PARTS, st.integers(-2, 2), st.sampled_from(["needed", "nothing", "nonsense"]))
-@settings(deadline=None, max_examples=1000)
 def test_a_server_that_refuses_to_count_what_does_not_fit(
     messages: list[Message], toy: Toy, room: Reserve, part: int, off: int, says: str
 ) -> None:
@@ -503,7 +492,6 @@ def test_the_cost_of_counting_is_told() -> None:
 
 @given(st.integers(1, 200_000), st.none() | st.integers(0, 200_000), st.none() | st.just(-1) | st.integers(1, 200_000))
 @example(limit=4096, wanted=None, max_tokens=None)
-@settings(deadline=None, max_examples=1000)
 def test_the_reserve_keeps_its_rule(limit: int, wanted: int | None, max_tokens: int | None) -> None:
     """A caller's own is kept as it is; the default is half the context, an eighth beside the newest message alone,
     never more than 16,384 tokens, never more than the reply may have."""

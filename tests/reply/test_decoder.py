@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import chunked, cut_by, glued
 from support import CHATS, MESSAGES, AddedUp, Heard, delta, playing, usage
@@ -431,7 +431,6 @@ def test_a_partial_reply_has_what_the_events_have_said() -> None:
 
 
 @given(glued().flatmap(chunked))
-@settings(deadline=None)
 def test_what_has_arrived_never_shrinks(texts: list[str]) -> None:
     """`partial` only grows: raw text at its end, thought at its end, and thought and solution together in length."""
     decoder = ReplyDecoder(started=0.0)
@@ -496,7 +495,6 @@ WHOLE = {name: over_http([CHATS[name].body]) for name in STREAMS}
 
 
 @given(st.sampled_from(STREAMS), st.binary(max_size=24).map(lambda seed: b"\0" + seed))
-@settings(deadline=None, max_examples=500)
 def test_a_stream_reads_the_same_wherever_its_bytes_are_cut(name: str, seed: bytes) -> None:
     """Cuts inside events, lines, characters and tags change neither reply nor events, but for the times."""
     same(over_http(cut_by(seed, CHATS[name].body)), WHOLE[name])
@@ -510,7 +508,6 @@ def test_a_stream_reads_the_same_byte_by_byte(name: str) -> None:
 
 
 @given(st.sampled_from(SHORT_STREAMS), st.data())
-@settings(deadline=None, max_examples=500)
 def test_a_stream_that_breaks_off_anywhere_ends_in_a_known_way(name: str, data: st.DataObject) -> None:
     """Cut after any byte, a reply is a prefix of the whole one, and without its finish reason it is an error."""
     body = CHATS[name].body
@@ -598,7 +595,6 @@ def broken_streams(draw: st.DrawFn) -> list[tuple[Any, str]]:
 @example([({"error": {"code": "context_length_exceeded", "n_ctx": "many"}}, "")])
 @example([({"error": {"code": "context_length_exceeded", "n_ctx": True}}, "")])
 @example([({"error": "n_keep (,) >= n_ctx (,)"}, "")])
-@settings(deadline=None, max_examples=1000)
 def test_whatever_json_comes_the_reply_ends_in_a_known_way(chunks: list[tuple[Any, str]]) -> None:
     """No JSON breaks the decoder: there is a reply, its outcome is known, and every error makes its sentence."""
     decoder = ReplyDecoder(started=0.0)
@@ -631,7 +627,6 @@ def test_whatever_json_comes_the_reply_ends_in_a_known_way(chunks: list[tuple[An
 @example("null")
 @example("\ufeff")
 @example(" [DONE] ")
-@settings(deadline=None)
 def test_whatever_text_comes_in_the_place_of_json_the_reply_ends_in_a_known_way(text: str) -> None:
     """A chunk that is no JSON object is no text of the reply: it is cut there."""
     heard = decode(delta("a"), text)
@@ -772,7 +767,6 @@ TEXTS = st.text(st.one_of(st.sampled_from("🧠👩🏽\u200d🚀a\n<"), st.char
 @given(
     st.lists(st.tuples(st.sampled_from(["content", "reasoning_content", "reasoning"]), TEXTS), max_size=5), st.data()
 )
-@settings(deadline=None, max_examples=300)
 def test_text_cut_by_utf_16_unit_reads_the_same(segments: list[tuple[str, str]], data: st.DataObject) -> None:
     """In any order of the fields, the reply and its events are those of the text uncut."""
     uncut = [delta(text) if field == "content" else delta(None, **{field: text}) for field, text in segments]
@@ -787,7 +781,6 @@ def test_text_cut_by_utf_16_unit_reads_the_same(segments: list[tuple[str, str]],
 
 
 @given(st.lists(st.tuples(st.sampled_from(["content", "reasoning"]), st.sampled_from(["a", HIGH, LOW])), max_size=20))
-@settings(deadline=None, max_examples=500)
 def test_content_is_joined_across_other_fields(pieces: list[tuple[str, str]]) -> None:
     """Its verbatim text is all of it, joined, and no half is in anything that is told."""
     decoder, events = ReplyDecoder(started=0.0), []
@@ -807,7 +800,6 @@ def test_content_is_joined_across_other_fields(pieces: list[tuple[str, str]]) ->
 
 
 @given(broken_streams(), st.integers(1, 4))
-@settings(deadline=None, max_examples=500)
 def test_chunks_that_are_alike_read_as_those_that_are_not(chunks: list[tuple[Any, str]], times: int) -> None:
     """White space inside the JSON, another in each chunk, makes each one new: and all that comes of it is the same."""
     alike, new = ReplyDecoder(started=0.0), ReplyDecoder(started=0.0)

@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from examples import MANY
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reading import MARKER, PHI, PLAIN, Reading, read, read_with_field
 from strategies import MARKER_HEAD, MARKERS, cut, cut_by, glue, glued, glued_and_chunked
@@ -29,8 +30,6 @@ from phi4_http.reply.splitter import ThinkSplitter
 BRACKETED = ("[T]", "[/T]", "[E]")
 DOUBLED = ("<<t>>", "<</t>>")
 """Tags that begin with a repeated character: after `<<<` the tag may have begun at the second."""
-
-MANY = settings(max_examples=2000, deadline=None)
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,6 @@ def test_equals_the_slow_reading_with_each_other_option(options: Options) -> Non
     equals_the_slow_reading()
 
 
-@MANY
 @given(optioned())
 def test_events_add_up_to_what_the_splitter_says_after_every_chunk(drawn: Drawn) -> None:
     """At every moment, the events so far add up to the attributes, `raw` is what was fed, and revisions are counted."""
@@ -251,7 +249,6 @@ def test_events_add_up_to_what_the_splitter_says_after_every_chunk(drawn: Drawn)
     assert splitter.revisions == len(consumer.moved)
 
 
-@MANY
 @given(optioned())
 def test_the_thought_comes_once_and_right_before_the_solution_that_follows_it(drawn: Drawn) -> None:
     """`Thought` comes once if there is a thought: directly before the solution after it, or as the end of all."""
@@ -269,7 +266,6 @@ def test_the_thought_comes_once_and_right_before_the_solution_that_follows_it(dr
         assert before or consumer.told[0][0] == ""
 
 
-@MANY
 @given(optioned())
 def test_no_event_is_empty(drawn: Drawn) -> None:
     """No delta is empty, and feeding nothing tells nothing."""
@@ -282,7 +278,6 @@ def test_no_event_is_empty(drawn: Drawn) -> None:
         assert splitter.feed("") == []
 
 
-@MANY
 @given(optioned())
 def test_a_revision_carries_the_verbatim_text_up_to_its_closer(drawn: Drawn) -> None:
     """What a revision moves stands in the reply as it is (markers apart), directly before a closer."""
@@ -293,7 +288,6 @@ def test_a_revision_carries_the_verbatim_text_up_to_its_closer(drawn: Drawn) -> 
         assert any(moved + closer in text for closer in options.live[1:])
 
 
-@MANY
 @given(optioned())
 def test_all_event_text_is_linear_in_the_text(drawn: Drawn) -> None:
     """All events carry at most twice the text; a swallowed opener's text once more, as it is shown, moved, and told."""
@@ -355,7 +349,6 @@ def check_what_comes_late(chunks: list[str], options: Options) -> None:
     assert may_be_withheld(withheld, shown, live, white_space=at_start), withheld
 
 
-@MANY
 @given(optioned())
 @example((DEFAULT, ["<think>a</think>b", '"', "<think>", "__L"]))
 @example((DEFAULT, [" \n<think>a", "</thi"]))
@@ -415,7 +408,6 @@ def field_and_content() -> st.SearchStrategy[tuple[list[str], list[str]]]:
     return st.builds(build, glued(max_size=4), lead, st.integers(0, 19), glued(max_size=4), st.tuples(seed, seed))
 
 
-@MANY
 @given(field_and_content())
 @example((["The name is __"], ["A"]))
 @example((["__"], ["<think>__</think>A"]))
@@ -426,7 +418,6 @@ def test_a_field_wins_and_its_repetition_is_dropped(drawn: tuple[list[str], list
     assert said == (read_with_field(field, content) if MARKER.sub("", field) else read(content))
 
 
-@MANY
 @given(field_and_content())
 def test_field_text_is_told_at_once(drawn: tuple[list[str], list[str]]) -> None:
     """Every piece of the field comes out as `Thinking` of the same feed, but for what may be the start of a marker."""
@@ -476,7 +467,6 @@ def feed_pieces(options: Options, pieces: Iterable[Piece]) -> tuple[Consumer, Th
 UNDERSCORES_THEN_MARKER = [("feed", "<think>a__"), ("feed_reasoning", MARKERS[0]), ("feed", "x")]
 
 
-@MANY
 @given(interleaved())
 @example((DEFAULT, UNDERSCORES_THEN_MARKER, UNDERSCORES_THEN_MARKER))
 @example(
@@ -508,7 +498,6 @@ def test_content_and_field_in_turns_depend_on_the_turns_not_on_their_cuts(
     )
 
 
-@MANY
 @given(interleaved())
 def test_field_text_is_never_lost(drawn: tuple[Options, list[Piece], list[Piece]]) -> None:
     """However content and field take turns, all text of the field stands in the thought, in its order."""

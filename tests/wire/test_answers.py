@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import EXCHANGES
 
@@ -202,7 +202,6 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @each_answer
 @given(data=st.data())
-@settings(deadline=None)
 def test_junk_anywhere_in_an_answer_is_read_or_is_a_value_error(name: str, data: st.DataObject) -> None:
     """No value in any place raises anything else."""
     payload = recorded(name)

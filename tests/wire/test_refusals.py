@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phi4_http.errors import (
@@ -266,7 +266,6 @@ VALUES = st.sampled_from([None, True, 0, 404, 1.5, "", "x", "model", "loading", 
     st.sampled_from([200, 301, 400, 401, 404, 422, 500, 503]),
 )
 @example([[]], 200)
-@settings(deadline=None, max_examples=500)
 def test_any_json_makes_an_error_with_a_sentence(payload: Any, status: int) -> None:
     """Whatever comes in the place of an answer, it becomes one of this library's errors."""
     error = refuse(json.dumps(payload), status)
@@ -276,7 +275,6 @@ def test_any_json_makes_an_error_with_a_sentence(payload: Any, status: int) -> N
 
 
 @given(st.binary(max_size=300), st.sampled_from([200, 302, 400, 404, 500]))
-@settings(deadline=None)
 def test_any_bytes_make_an_error_with_a_sentence(body: bytes, status: int) -> None:
     """So do bytes that are no text."""
     assert str(refuse(body, status))
