@@ -201,8 +201,8 @@ class _Search:
         """Tokens that a prompt may have after a move."""
         if start == self.last:
             return self.free(start)
-        always = self.at_least(self.last)
-        return int(always + KEPT_SHARE * max(0, self.free(start) - always))
+        free, always = self.free(start), self.at_least(self.last)
+        return int(always + KEPT_SHARE * (free - always)) if always < free else free
 
     # --- what is decided
 

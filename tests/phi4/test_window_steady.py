@@ -247,6 +247,20 @@ def test_calls_and_results_stay_with_the_message_that_began_their_turn() -> None
             assert [message["role"] for message in window.messages].count("tool") == 3
 
 
+@pytest.mark.parametrize("size", range(300, 1100, 50))
+def test_a_newest_turn_of_any_size_takes_few_counts(size: int) -> None:
+    """It goes out with turns before it, alone where it takes more than the room beside a history, or is refused."""
+    messages = [*long_chat(8)[:-1], {"role": "user", "content": "n" * size}]
+    seen, asked, room = taken_apart(messages), Asked(of_bytes), Reserve(500, 100)
+    try:
+        window = steadied(messages, Histories(), limit=1000, room=room, counter=Own(asked))
+    except ContextOverflow:
+        assert of_bytes(seen.windows[-1]) > 900
+    else:
+        check_right(seen, window, of_bytes, 1000, room, 0)
+    assert asked.times <= 5
+
+
 def test_a_start_is_forgotten_with_another_context() -> None:
     """After `clear`, more of the history goes out again."""
     histories, room = Histories(), Reserve(0, 0)
