@@ -27,7 +27,6 @@ from .errors import (
     AuthError,
     ModelNotFound,
     NotLMStudio,
-    Phi4Error,
     ServerError,
     ServerUnreachable,
     TapeMismatch,
@@ -243,6 +242,11 @@ def fetch(
         raise
     try:
         return read_answer(answer, parse, model)
+    except TapeMismatch as error:
+        if not optional:
+            raise
+        server.note_lack(step.path)  # a tape without it stands for a server that has none
+        raise missing(server, step.path) from error
     except (NotLMStudio, ServerError) as error:
         if optional and is_missing(error):
             server.note_lack(step.path)
@@ -269,16 +273,16 @@ def listing(server: Server, *, anew: bool = False, native: bool = False) -> Flow
     """
     if server.listing is not None and not anew:
         return server.listing
-    fault: Phi4Error | None = None
+    fault: NotLMStudio | ServerError | None = None
     for path, parse in _LISTS[:2] if native else _LISTS:
         try:
             models = yield from fetch(server, parse, Http("GET", path))
         except AuthError:
             raise
-        except (NotLMStudio, TapeMismatch, ServerError) as error:
+        except (NotLMStudio, ServerError) as error:
             if isinstance(error, ServerError) and not is_missing(error):
                 raise
-            fault = error  # a tape with no such list stands for a server that has none
+            fault = error
         else:
             _note_listing(server, Listing(models, path))
             return Listing(models, path)

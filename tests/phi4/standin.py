@@ -170,6 +170,8 @@ class StandIn:
     """Whether it has LM Studio's own API."""
     free: Literal["", "llama.cpp", "vllm"] = ""
     """Whose endpoints it has that count for nothing."""
+    overflows_in_stream: bool = False
+    """Whether a stream says in its first event that the prompt does not fit, as LM Studio does."""
     split_field: bool = False
     """Whether the server takes the thought out of the content itself."""
     says: Callable[[int], object] = int
@@ -343,19 +345,23 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _overflow(self, needed: int) -> None:
+    def _overflow(self, needed: int, *, framed: bool = False) -> None:
         message = (
             f"Input does not fit in context length. The input has {needed} tokens, but the context length only "
             f"supports {self.state.context_length} tokens."
         )
-        self._json({"error": {"message": message}}, 400)
+        if framed:
+            data = b"event: error\ndata: " + json.dumps({"error": {"message": message}}).encode() + b"\n\n"
+            self._send(data, "text/event-stream", 200)
+        else:
+            self._json({"error": {"message": message}}, 400)
 
     def _complete(self, body: dict[str, Any], prompt: str, trouble: Trouble | None) -> None:
         state, chat = self.state, self.path == CHAT
         state.loaded = True
         needed = count(prompt, state.pattern)
         if needed > state.context_length:
-            self._overflow(needed)
+            self._overflow(needed, framed=state.overflows_in_stream and bool(body.get("stream")))
             return
         pieces = tokens(state.written(prompt), state.pattern)
         limit = body.get("max_tokens") or -1

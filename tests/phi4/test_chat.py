@@ -251,14 +251,50 @@ def test_a_model_that_is_not_loaded_yet_is_loaded_by_a_small_request(face: Face)
         assert first["ttl"] == 60
 
 
-def test_where_nobody_tells_the_context_all_is_sent(face: Face) -> None:
-    """And the server's own refusal is what comes back."""
+def test_where_nobody_tells_the_context_it_is_learned_from_the_refusal(face: Face) -> None:
+    """All is sent, then, once more, what fits; the next question is fitted at once."""
     history = [message for number in range(10) for message in said(f"{number}{'?' * 200}", "No.")]
     with StandIn(context_length=900, native=False) as server, face.phi(server.url) as phi:
-        error = face.ask(phi, NEXT, history=history).error
-        assert isinstance(error, ContextOverflow)
-        assert (error.limit, len(server.chats)) == (900, 1)
+        reply = face.ask(phi, NEXT, history=history).reply
+        assert (reply.outcome, len(server.chats)) == (Outcome.COMPLETE, 2)
         assert server.chats[0]["messages"] == build_messages(NEXT, history=history)
+        assert reply.dropped
+        assert len(reply.dropped) + len(server.chats[1]["messages"]) == len(history) + 2
+        assert face.wait(phi.context_length()) == 900
+        again = face.ask(phi, NEXT, history=history).reply
+        assert (again.dropped, len(server.chats)) == (reply.dropped, 3)
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_context_that_shrank_is_learned_from_the_refusal(face: Face, framed: bool) -> None:
+    """A model that was loaded anew with less: before the stream or in its first event, the question is fitted and
+    sent once more; a second refusal is the caller's."""
+    history = [message for number in range(10) for message in said(f"{number}{'?' * 200}", "No.")]
+    with StandIn(context_length=4000) as server, face.phi(server.url, reserve=100) as phi:
+        assert face.ask(phi, NEXT, history=history).reply.dropped == ()
+        server.context_length = 900
+        server.overflows_in_stream = framed
+        reply = face.ask(phi, NEXT, history=history).reply
+        assert reply.outcome is Outcome.COMPLETE
+        assert reply.dropped
+        assert [len(body["messages"]) for body in server.chats][:2] == [22, 22]
+        assert len(server.chats) == 3
+
+
+def test_a_stated_context_is_kept_to(face: Face) -> None:
+    """On a server that tells none; with one that was stated too long, the refusal counts more."""
+    history = [message for number in range(10) for message in said(f"{number}{'?' * 200}", "No.")]
+    for stated, times in ((900, 1), (9000, 2)):
+        with (
+            StandIn(context_length=900, native=False) as server,
+            face.phi(server.url, context_length=stated, reserve=100) as phi,
+        ):
+            assert face.wait(phi.context_length()) == stated
+            reply = face.ask(phi, NEXT, history=history).reply
+            assert reply.outcome is Outcome.COMPLETE
+            assert reply.dropped
+            assert len(server.chats) == times
+            assert face.wait(phi.context_length()) == 900
 
 
 def test_a_newest_message_that_does_not_fit_is_refused_before_it_is_sent(face: Face) -> None:
@@ -467,7 +503,7 @@ def test_an_error_of_counting_is_the_callers_to_see(face: Face) -> None:
     """A server that fails while the window is looked for: its error, and nothing streamed."""
     server = Recording(
         {
-            f"/api/v0/models/{MODEL}": {"id": MODEL, "state": "loaded", "loaded_context_length": 900},
+            "/api/v0/models": {"data": [{"id": MODEL, "state": "loaded", "loaded_context_length": 900}]},
             CHAT: (500, {"error": {"message": "the engine is gone"}}),
         }
     )

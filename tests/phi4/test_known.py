@@ -79,7 +79,7 @@ def test_what_cannot_be_a_count_is_not_remembered(tokens: Any) -> None:
     """Nothing, fewer than there are messages, more than there are bytes, no whole number."""
     histories = Histories()
     learn(histories, SENT, tokens, answer=YES, answer_tokens=9)
-    assert histories == Histories()
+    assert vars(histories) == vars(Histories())
 
 
 @pytest.mark.parametrize("tokens", [3, 300, MOST])
@@ -93,7 +93,7 @@ def test_what_can_be_a_count_is_remembered(tokens: int) -> None:
     learn(histories, SENT, 500, beside=900)
     assert (counted(histories, SENT), counted(histories, SENT, beside=900)) == (tokens, 500)
     histories.clear()
-    assert histories == Histories()
+    assert vars(histories) == vars(Histories())
 
 
 @pytest.mark.parametrize(("tokens", "believed"), [(299, False), (300, True), (310, True)])
