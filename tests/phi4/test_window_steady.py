@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ def follow(
             check_right(seen, window, count, limit, room, max(before, 0 if seen.may_open(0) else 1))
             again = steadied(messages, histories, limit=limit, room=room, counter=Own(count))
             assert (again.messages, again.dropped) == (window.messages, window.dropped)
-        assert start <= last
+        assert asked.times <= math.ceil(math.log2(last + 1)) + 2
         learn(histories, window.messages, usage(tokens))
         began.append((start, asked.times))
         before = start
@@ -247,17 +248,19 @@ def test_calls_and_results_stay_with_the_message_that_began_their_turn() -> None
             assert [message["role"] for message in window.messages].count("tool") == 3
 
 
-@pytest.mark.parametrize("size", range(300, 1100, 50))
-def test_a_newest_turn_of_any_size_takes_few_counts(size: int) -> None:
+@pytest.mark.parametrize("size", range(300, 1100, 100))
+@pytest.mark.parametrize("density", [1, 4])
+@pytest.mark.parametrize("number", range(1, 10))
+def test_a_newest_turn_of_any_size_takes_few_counts(size: int, density: int, number: int) -> None:
     """It goes out with turns before it, alone where it takes more than the room beside a history, or is refused."""
-    messages = [*long_chat(8)[:-1], {"role": "user", "content": "n" * size}]
-    seen, asked, room = taken_apart(messages), Asked(of_bytes), Reserve(500, 100)
+    messages = [*long_chat(number)[:-1], {"role": "user", "content": "n" * size * density}]
+    seen, asked, room = taken_apart(messages), Asked(lambda window: of_bytes(window) // density), Reserve(500, 100)
     try:
         window = steadied(messages, Histories(), limit=1000, room=room, counter=Own(asked))
     except ContextOverflow:
-        assert of_bytes(seen.windows[-1]) > 900
+        assert asked.function(seen.windows[-1]) > 900
     else:
-        check_right(seen, window, of_bytes, 1000, room, 0)
+        check_right(seen, window, asked.function, 1000, room, 0)
     assert asked.times <= 5
 
 
