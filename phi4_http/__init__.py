@@ -72,10 +72,10 @@ if TYPE_CHECKING:
     from .lmstudio.config import Way as Way
     from .lmstudio.lms.server import ServerStatus as ServerStatus
     from .lmstudio.lms.text import Estimate as Estimate
+    from .phi4.asking import Counted as Counted
     from .phi4.counting import Count as Count
     from .phi4.counting import Counter as Counter
     from .phi4.facts import SYSTEM_PROMPT as SYSTEM_PROMPT
-    from .phi4.request import Counted as Counted
     from .phi4.structured import JsonReply as JsonReply
     from .phi4.template import Probe as Probe
     from .reply.decoder import ReplyDecoder as ReplyDecoder
@@ -115,7 +115,7 @@ _HOME = homes(
         "lmstudio.lms.text": "Estimate",
         "phi4.counting": "Count Counter",
         "phi4.facts": "SYSTEM_PROMPT",
-        "phi4.request": "Counted",
+        "phi4.asking": "Counted",
         "phi4.structured": "JsonReply",
         "phi4.template": "Probe",
         "reply.decoder": "ReplyDecoder",

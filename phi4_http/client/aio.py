@@ -13,7 +13,7 @@ from httpx_sse import ServerSentEvent
 from .. import api
 from ..errors import InvalidRequest
 from ..flow import Answer, Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, arun
-from ..phi4 import request
+from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .binding import Module, awaited, making
 from .http import Incoming, request_options, translate, translated
@@ -148,9 +148,9 @@ class _Channel(Incoming):
 class AsyncChat(Talking[AsyncLMStudio]):
     """As `Chat`, awaited."""
 
-    stream: Final = making(request.stream_turn, AsyncReplyStream)
-    ask: Final = awaited(request.ask_turn)
-    count: Final = awaited(request.count_turns)
+    stream: Final = making(asking.stream_turn, AsyncReplyStream)
+    ask: Final = awaited(asking.ask_turn)
+    count: Final = awaited(asking.count_turns)
 
 
 class AsyncPhi4(Asking[AsyncLMStudio]):
@@ -158,13 +158,13 @@ class AsyncPhi4(Asking[AsyncLMStudio]):
 
     _client_type = AsyncLMStudio
 
-    stream: Final = making(request.stream, AsyncReplyStream)
-    ask: Final = awaited(request.ask)
-    ask_json: Final = awaited(request.ask_json)
-    chat: Final = making(request.chat, AsyncChat)
-    probe: Final = awaited(request.probe)
-    context_length: Final = awaited(request.context_length)
-    count: Final = awaited(request.count)
+    stream: Final = making(asking.stream, AsyncReplyStream)
+    ask: Final = awaited(asking.ask)
+    ask_json: Final = awaited(asking.ask_json)
+    chat: Final = making(asking.chat, AsyncChat)
+    probe: Final = awaited(asking.probe)
+    context_length: Final = awaited(asking.context_length)
+    count: Final = awaited(asking.count)
 
     async def aclose(self) -> None:
         """Close the client, if it was made here."""

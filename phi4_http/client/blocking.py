@@ -12,7 +12,7 @@ from httpx_sse import ServerSentEvent
 
 from .. import api
 from ..flow import Answer, Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, run
-from ..phi4 import request
+from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .binding import Module, blocking, making
 from .http import Incoming, request_options, translate, translated
@@ -151,9 +151,9 @@ class Chat(Talking[LMStudio]):
     `history` is all of it, also what no longer fits: `reply.dropped` says what was not sent.
     """
 
-    stream: Final = making(request.stream_turn, ReplyStream)
-    ask: Final = blocking(request.ask_turn)
-    count: Final = blocking(request.count_turns)
+    stream: Final = making(asking.stream_turn, ReplyStream)
+    ask: Final = blocking(asking.ask_turn)
+    count: Final = blocking(asking.count_turns)
 
 
 class Phi4(Asking[LMStudio]):
@@ -172,13 +172,13 @@ class Phi4(Asking[LMStudio]):
 
     _client_type = LMStudio
 
-    stream: Final = making(request.stream, ReplyStream)
-    ask: Final = blocking(request.ask)
-    ask_json: Final = blocking(request.ask_json)
-    chat: Final = making(request.chat, Chat)
-    probe: Final = blocking(request.probe)
-    context_length: Final = blocking(request.context_length)
-    count: Final = blocking(request.count)
+    stream: Final = making(asking.stream, ReplyStream)
+    ask: Final = blocking(asking.ask)
+    ask_json: Final = blocking(asking.ask_json)
+    chat: Final = making(asking.chat, Chat)
+    probe: Final = blocking(asking.probe)
+    context_length: Final = blocking(asking.context_length)
+    count: Final = blocking(asking.count)
 
     def close(self) -> None:
         """Close the client, if it was made here."""

@@ -1,8 +1,8 @@
 """A question to Phi-4-reasoning-plus: which model, what of the history fits, what goes out, how a thought that does not
 end is continued, and what is learned from its reply.
 
-`Phi` is the state of a `Phi4`, `Talk` that of a conversation; the functions here are their methods. `Turn` is one
-question of a conversation, as `reply.stream` asks for it. What can be refused is refused before the first step.
+`Phi` is the state of a `Phi4`, `Talk` that of a conversation; `Turn` is one question of a conversation, as
+`reply.stream` asks for it. What can be refused is refused before the first step.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import (
     AuthError,
     ContextOverflow,
     InvalidRequest,
     ModelNotFound,
-    NoJson,
     NotLMStudio,
     Phi4Error,
     ServerError,
@@ -26,7 +25,7 @@ from ..errors import (
 from ..events import Reply
 from ..flow import Flow
 from ..reply.rescue import Rescue
-from ..reply.stream import RawPrompt, Replying, Request, read
+from ..reply.stream import RawPrompt, Request
 from ..reply.tags import chosen_tags
 from ..server import Server, learn_limit, listing, look_up
 from ..server import context_length as known_context_length
@@ -35,15 +34,12 @@ from ..wire.parameters import check, rescue_settings
 from .conversation import Conversation, build_messages, merge_instructions
 from .counting import Counter, Message, OneToken, Own, bound, sources
 from .facts import MODEL_KEY, SAMPLING, choose_model
-from .template import Probe, raw_prompt
 from .template import probe as probe_model
+from .template import raw_prompt
 from .window import Window, fit, learn, reserve
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..wire.parameters import AskParameters
-    from .structured import JsonReply
+    pass
 
 log = logging.getLogger("phi4_http")
 
@@ -129,154 +125,6 @@ def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, d
     return replace(rescue, **settings) if settings else rescue, check(fields)
 
 
-# --- what is asked of a Phi4 ------------------------------------------------------------------------------------------
-
-
-def stream(
-    phi: Phi,
-    prompt: str,
-    *,
-    history: Iterable[Mapping[str, Any]] = (),
-    instructions: str | None = None,
-    model: str | None = None,
-    **parameters: Unpack[AskParameters],
-) -> Replying:
-    """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first.
-
-    Raises InvalidRequest, before anything is sent, for what can't be sent.
-    """
-    return stream_turn(Talk(phi, history, instructions, model), prompt, **parameters)
-
-
-def ask(
-    phi: Phi,
-    prompt: str,
-    *,
-    history: Iterable[Mapping[str, Any]] = (),
-    instructions: str | None = None,
-    model: str | None = None,
-    **parameters: Unpack[AskParameters],
-) -> Flow[Reply]:
-    """Ask, and return the whole reply. Raises what a stream raises."""
-    return read(stream_turn(Talk(phi, history, instructions, model), prompt, **parameters))
-
-
-def ask_json(
-    phi: Phi,
-    prompt: str,
-    schema: Mapping[str, Any],
-    *,
-    repair: bool = False,
-    history: Iterable[Mapping[str, Any]] = (),
-    instructions: str | None = None,
-    model: str | None = None,
-    **parameters: Unpack[AskParameters],
-) -> Flow[JsonReply]:
-    """Ask for JSON that fits a schema, and take it out of the solution: the model still thinks first.
-
-    `repair` asks once more, with what was wrong, before giving up. Raises NoJson, with the text.
-    """
-    from . import structured
-
-    talk = Talk(phi, history, instructions, model)
-    asked = structured.request(prompt, schema)
-    reply = yield from ask_turn(talk, asked, **parameters)
-    try:
-        return structured.read(reply, schema)
-    except NoJson as error:
-        if not repair:
-            raise
-        again = structured.repair(asked, error)
-    reply = yield from ask_turn(talk, again, **parameters)
-    return structured.read(reply, schema, repaired=True)
-
-
-def chat(
-    phi: Phi,
-    history: Iterable[Mapping[str, Any]] = (),
-    *,
-    instructions: str | None = None,
-    model: str | None = None,
-) -> Talk:
-    """A conversation: each turn sees what of the earlier ones fits in the context."""
-    return Talk(phi, history, instructions, model)
-
-
-def probe(phi: Phi, model: str | None = None) -> Flow[Probe]:
-    """What the server does with the system message: four requests of one token, once for each model."""
-    name = yield from _named(phi, model)
-    return (yield from probe_model(phi.server, name))
-
-
-def context_length(phi: Phi, model: str | None = None) -> Flow[int | None]:
-    """Tokens that the model is loaded with, or that were stated; None where nobody tells."""
-    name = yield from _named(phi, model)
-    return (yield from _context_length(phi, name))
-
-
-def count(
-    phi: Phi,
-    prompt: str | None = None,
-    *,
-    history: Iterable[Mapping[str, Any]] = (),
-    instructions: str | None = None,
-    model: str | None = None,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-) -> Flow[Counted]:
-    """The exact tokens of a prompt, or of a history, as they would be sent, and how many requests that took.
-
-    Raises ContextOverflow for a text that the server does not take, with the least that it can be.
-    """
-    return _counted(Talk(phi, history, instructions, model), prompt, {"tools": tools} if tools else {})
-
-
-# --- what is asked of a conversation ----------------------------------------------------------------------------------
-
-
-def stream_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Replying:
-    """The next turn, as it comes. It is in the history once the block is left."""
-    return Replying(talk.phi.server.url, Turn(talk, prompt, parameters))
-
-
-def ask_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Flow[Reply]:
-    """The next turn, whole. Raises what a stream raises."""
-    return read(stream_turn(talk, prompt, **parameters))
-
-
-def count_turns(talk: Talk) -> Flow[Counted]:
-    """The exact tokens of the history, and how many requests that took. Raises InvalidRequest where it is empty."""
-    return _counted(talk, None, {})
-
-
-class Counted(NamedTuple):
-    """Tokens of a prompt, None where the server does not count; the context length, None where nobody tells it; how
-    many requests of one token counting took."""
-
-    tokens: int | None
-    context_length: int | None
-    requests: int
-    model: str
-
-
-def _counted(talk: Talk, prompt: str | None, fields: Mapping[str, Any]) -> Flow[Counted]:
-    build_messages(prompt, history=talk.history, instructions=talk.instructions)  # refuses what can't be sent
-
-    def flow() -> Flow[Counted]:
-        phi = talk.phi
-        model = yield from _named(phi, talk.model)
-        messages = yield from _messages(talk, model, prompt)
-        limit = yield from _context_length(phi, model)
-        found = yield from phi.counter_of(model, fields).count(messages)
-        if found.too_long and found.tokens is None:
-            raise ContextOverflow(limit + 1 if limit else None, limit)
-        return Counted(found.tokens, limit, found.requests, model)
-
-    return flow()
-
-
-# --- one turn ---------------------------------------------------------------------------------------------------------
-
-
 class Turn:
     """One question of a conversation."""
 
@@ -293,8 +141,8 @@ class Turn:
     def prepared(self) -> Flow[Request]:
         """The request, with what of the history fits."""
         talk, phi = self._talk, self._phi
-        model = yield from _named(phi, talk.model)
-        messages = yield from _messages(talk, model, self._prompt)
+        model = yield from named(phi, talk.model)
+        messages = yield from messages_of(talk, model, self._prompt)
         window = yield from self._window(model, messages)
         return Request(
             CHAT,
@@ -378,14 +226,14 @@ class Turn:
         beside = beside_messages(fields)
         if len(messages) <= 2 and bound(messages) + beside <= SMALL_PROMPT:
             return Window(tuple(messages))
-        limit = yield from _context_length(phi, model)
+        limit = yield from context_length_of(phi, model)
         info = phi.server.find(model)
         if limit is None and info is not None and info.loaded is False:
             # The first request loads it, and only then its context length is known.
             ttl = {"ttl": fields["ttl"]} if "ttl" in fields else {}
             yield from OneToken(phi.server, model, ttl).count(messages[-1:])
             yield from listing(phi.server, anew=True)
-            limit = yield from _context_length(phi, model)
+            limit = yield from context_length_of(phi, model)
         if limit is None:
             return Window(tuple(messages))
         return (
@@ -406,13 +254,13 @@ def beside_messages(fields: Mapping[str, Any]) -> int:
     return 2 * len(json.dumps(fields["tools"])) if fields.get("tools") else 0
 
 
-def _named(phi: Phi, model: str | None) -> Flow[str]:
+def named(phi: Phi, model: str | None) -> Flow[str]:
     """The model to ask: the one that was named, or the server's own Phi-4-reasoning-plus."""
     name = model or phi.model
     return check_model(name) if name is not None else (yield from phi4_model(phi.server))
 
 
-def _messages(talk: Talk, model: str, prompt: str | None) -> Flow[list[dict[str, Any]]]:
+def messages_of(talk: Talk, model: str, prompt: str | None) -> Flow[list[dict[str, Any]]]:
     """All messages of a conversation, with or without a system message, as the server's template wants it."""
     omit = talk.phi.system == "omit"
     if talk.phi.system == "auto":
@@ -421,7 +269,7 @@ def _messages(talk: Talk, model: str, prompt: str | None) -> Flow[list[dict[str,
     return build_messages(prompt, history=talk.history, instructions=talk.instructions, with_system=not omit)
 
 
-def _context_length(phi: Phi, model: str) -> Flow[int | None]:
+def context_length_of(phi: Phi, model: str) -> Flow[int | None]:
     """Tokens of context: as an overflow has told, as stated, or as listed."""
     learned = phi.server.facts(model).learned
     if learned is None and phi.stated_length is not None:
