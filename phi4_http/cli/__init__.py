@@ -1,7 +1,8 @@
 """The command line: `python -m phi4_http COMMAND …`, or `phi4_http COMMAND …`.
 
 One module for each group of commands; each adds its arguments in `register` and does its work in a function that
-returns an exit code. What a command needs of httpx it imports when it runs, so that help comes at once.
+returns an exit code. A command imports its own group alone, and what it needs of httpx when it runs, so that help and
+first tokens come at once.
 
 Contract: the solution goes to stdout; the thought, the status and messages go to stderr. Exit codes are in `exits`.
 """
@@ -10,19 +11,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from .. import __version__
 from ..errors import Phi4Error
-from . import asking, chat, count, demo, loading, models, split, tapes
 from .exits import CODES, INTERRUPTED, exit_code
 from .output import Output, prepare_streams
 
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in CODES.items())
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+GROUPS = {
+    "ask": "asking",
+    "chat": "chat",
+    "count": "count",
+    "demo": "demo",
+    "models": "models",
+    **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
+    "split": "split",
+    **dict.fromkeys(("serve", "record", "tape"), "tapes"),
+}
+"""Every command with the module of its group, in the order of the help."""
+
+
+def build_parser(commands: Iterable[str] = GROUPS) -> argparse.ArgumentParser:
+    """The command line, with the groups of these commands: all, where none is named."""
     parser = argparse.ArgumentParser(
         prog="phi4_http",
         description="Ask Phi-4-reasoning-plus in LM Studio, over plain HTTP: its thought apart from its solution.",
@@ -30,9 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"phi4_http {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (asking, chat, count, demo, models, loading, split, tapes):
-        group.register(commands)
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for group in dict.fromkeys(GROUPS[command] for command in commands):
+        import_module(f".{group}", __package__).register(actions)
     return parser
 
 
@@ -48,7 +62,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if head[:1] == ["record"] and "--" in head:
         at = head.index("--")
         head, tail = head[:at], head[at + 1 :]
-    options = build_parser().parse_args(head)
+    known = [command for command in head[:1] if command in GROUPS]
+    options = build_parser(known or GROUPS).parse_args(head)
     if tail:
         options.command = tail
     return options

@@ -13,7 +13,7 @@ from ..events import Outcome, Reply
 from ..reply.rescue import Rescue
 from . import history
 from .exits import INTERRUPTED, outcome_code
-from .loading import add_config, ready_model
+from .loading import add_config, ready_phi
 from .output import Output, ReplyPrinter, reply_fields
 from .server import add_server, connect
 
@@ -110,8 +110,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     with connect(options) as client:
         # What can't be sent is refused before a model is loaded for it: a stream that is not entered sends nothing.
         Phi4(client, model=options.model).chat(before).stream(prompt, **ask_parameters(options))
-        model = ready_model(client, options, output)
-        chat = Phi4(client, model=model, instructions=options.instructions).chat(before)
+        chat = ready_phi(client, options, output).chat(before)
         code = print_reply(chat.stream(prompt, **ask_parameters(options)), output, options)
     if options.history and len(chat.history) > len(before):
         history.save(options.history, chat.history)

@@ -14,7 +14,7 @@ from ..events import Reply
 from . import history
 from .asking import add_request, ask_parameters, print_reply, stats_line
 from .exits import INTERRUPTED
-from .loading import ready_model
+from .loading import ready_phi
 from .output import Output
 from .server import connect
 
@@ -47,14 +47,12 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Talk, until the person leaves."""
-    from ..client.blocking import Phi4
-
     before = history.load(options.history) if options.history else []
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # gives `input` line editing and a history
 
     with connect(options) as client:
-        phi = Phi4(client, model=ready_model(client, options, output), instructions=options.instructions)
+        phi = ready_phi(client, options, output)
         return _Session(phi, phi.chat(before), output, options).talk()
 
 

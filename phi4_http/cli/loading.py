@@ -16,7 +16,7 @@ from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
 
 if TYPE_CHECKING:
-    from ..client.blocking import LMStudio
+    from ..client.blocking import LMStudio, Phi4
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
@@ -85,31 +85,44 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
     a certain way. What can't be loaded that way by any means that is there is an error before anything is asked.
     """
     config = config_of(options)
-    wanted = bool(set(config.settings) - {"ttl"})
+    wanted = set(config.settings) - {"ttl"}
     if options.model is not None and not wanted:
         return str(options.model)
     from ..client.manager import ModelManager
     from ..phi4.request import phi4_model
+    from ..server import look_up
 
+    server = client._state
     try:
-        name = options.model or client._run(phi4_model(client._state))
-        info = client.model(name)
+        name = options.model or client._run(phi4_model(server))
+        info = client._run(look_up(server, name))
     except (NotLMStudio, ServerError) as error:
         if wanted or isinstance(error, AuthError):
             raise
         return None
-    if info.loaded is not False and not wanted:
-        return info.id
-    if config.context_length is None and info.loaded is False:
+    if not wanted and (info is None or info.loaded is not False):
+        return name
+    if wanted == {"context_length"} and server.native is False:
+        return name  # it can't be loaded from here: the length is what the caller knows of it
+    if config.context_length is None and info is not None and info.loaded is False:
         config = LoadConfig(context_length=info.max_context_length, gpu=config.gpu, ttl=config.ttl)
     try:
-        with progress(output, f"loading {info.id}") as on_progress:
-            return ModelManager(client).get(info.id, config, on_progress=on_progress).identifier
+        with progress(output, f"loading {name}") as on_progress:
+            return ModelManager(client).get(name, config, on_progress=on_progress).identifier
     except (LmsError, NotLMStudio, UnsupportedSetting) as error:
         if wanted:
             raise
-        log.warning("%s is loaded by the request itself, with LM Studio's default context: %s", info.id, error)
-        return info.id
+        log.warning("%s is loaded by the request itself, with LM Studio's default context: %s", name, error)
+        return name
+
+
+def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> Phi4:
+    """What is to be asked: the model, loaded as the arguments say; a context length that can't be set is stated."""
+    from ..client.blocking import Phi4
+
+    model = ready_model(client, options, output)
+    stated = None if client._state.native else options.context_length
+    return Phi4(client, model=model, instructions=options.instructions, context_length=stated)
 
 
 @contextlib.contextmanager

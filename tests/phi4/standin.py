@@ -168,6 +168,12 @@ class StandIn:
     """Whether the model is loaded; the first request of one that isn't loads it."""
     native: bool = True
     """Whether it has LM Studio's own API."""
+    lists: tuple[str, ...] = ("v0",)
+    """The versions of it that list models."""
+    aliases: tuple[str, ...] = ()
+    """Further names of the model, as llama-server has them."""
+    router: bool = False
+    """Whether it is llama-server's router: several models, of which each request has to name one."""
     free: Literal["", "llama.cpp", "vllm"] = ""
     """Whose endpoints it has that count for nothing."""
     overflows_in_stream: bool = False
@@ -282,13 +288,20 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.state
         state.seen.append(f"GET {self.path}")
         if self.path == "/v1/models":
-            model: dict[str, Any] = {"id": MODEL, "object": "model"}
-            if state.free == "llama.cpp":
+            model: dict[str, Any] = {"id": MODEL, "object": "model", "aliases": list(state.aliases)}
+            if state.router:
+                model["status"] = {"value": "loaded" if state.loaded else "unloaded"}
+            if state.free == "llama.cpp" and (state.loaded or not state.router):
                 model["meta"] = {"n_ctx": state.context_length, "n_ctx_train": 32768}
             elif state.free == "vllm":
                 model["max_model_len"] = state.context_length
-            self._json({"object": "list", "data": [model]})
-        elif not state.native or not self.path.startswith("/api/v0/models"):
+            others = [{"id": "other", "status": {"value": "unloaded"}}] if state.router else []
+            self._json({"object": "list", "data": [model, *others]})
+        elif self.path == "/api/v1/models" and state.native and "v1" in state.lists:
+            instance = {"id": MODEL, "config": {"context_length": state.context_length}}
+            loaded = [instance] if state.loaded else []
+            self._json({"models": [{"key": MODEL, "type": "llm", "loaded_instances": loaded}]})
+        elif not state.native or "v0" not in state.lists or self.path != "/api/v0/models":
             self._not_there()
         else:
             length = {"loaded_context_length": state.context_length} if state.loaded else {}
@@ -300,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "max_context_length": 32768,
                 **length,
             }
-            self._json(model if self.path != "/api/v0/models" else {"object": "list", "data": [model]})
+            self._json({"object": "list", "data": [model]})
 
     def do_POST(self) -> None:
         state = self.state
@@ -310,7 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
         trouble = state.refuses(self.path, body)
         if trouble is not None and self._refused(trouble):
             return
-        if self.path == "/apply-template" and state.free == "llama.cpp":
+        if state.router and "model" not in body:
+            self._json({"error": {"message": "model name is missing from the request", "code": 400}}, 400)
+        elif self.path == "/apply-template" and state.free == "llama.cpp":
             self._json({"prompt": state.rendered(body)})
         elif self.path == "/tokenize" and state.free == "llama.cpp":
             self._json({"tokens": list(range(count(body["content"], state.pattern)))})
