@@ -165,7 +165,7 @@ class Responder:
         self._watching = False
 
 
-Answer: TypeAlias = Callable[[Incoming, Responder], None]
+Answering: TypeAlias = Callable[[Incoming, Responder], None]
 
 
 class LoopbackServer:
@@ -245,7 +245,7 @@ class _Server(ThreadingHTTPServer):
     # On Windows the option would let two servers share a port.
     allow_reuse_address = os.name != "nt"
 
-    def __init__(self, host: str, port: int, answer: Answer, keep_alive: float) -> None:
+    def __init__(self, host: str, port: int, answer: Answering, keep_alive: float) -> None:
         self.answer = answer
         self.keep_alive = keep_alive
         self._open: set[socket.socket] = set()

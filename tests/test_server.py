@@ -91,9 +91,13 @@ def test_nothing_is_sent_again_to_what_a_server_lacks(face: Face, kind: str) -> 
 
 def test_two_clients_know_each_their_own(face: Face) -> None:
     """What one has learned of its server is not told of another."""
-    with StandIn(context_length=900) as one, StandIn(context_length=1800) as other:
-        with face.phi(one.url) as phi, face.phi(other.url) as second:
-            assert (face.wait(phi.context_length()), face.wait(second.context_length())) == (900, 1800)
+    with (
+        StandIn(context_length=900) as one,
+        StandIn(context_length=1800) as other,
+        face.phi(one.url) as phi,
+        face.phi(other.url) as second,
+    ):
+        assert (face.wait(phi.context_length()), face.wait(second.context_length())) == (900, 1800)
 
 
 # --- what it understands ----------------------------------------------------------------------------------------------
@@ -140,10 +144,12 @@ def test_names_are_found_where_they_stand() -> None:
 
 def test_a_router_is_told_the_model_with_every_call(face: Face) -> None:
     """And a model of its that is not loaded yet is loaded by the first request, after which its context is known."""
-    with StandIn(context_length=900, loaded=False, **KINDS["router"]) as server:
-        with face.phi(server.url, reserve=100) as phi:
-            assert face.wait(phi.client.models())[0].loaded is False
-            replies = turns(face, phi.chat(), 12)
+    with (
+        StandIn(context_length=900, loaded=False, **KINDS["router"]) as server,
+        face.phi(server.url, reserve=100) as phi,
+    ):
+        assert face.wait(phi.client.models())[0].loaded is False
+        replies = turns(face, phi.chat(), 12)
     assert replies[-1].dropped
     assert all(body.get("model") == MODEL for path, body in server.asked)
 

@@ -103,7 +103,7 @@ class ModelCache:
         self._ways = ways
         self._lock_folder = lock_folder
         self._clock = clock
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._own: dict[str, _Own] = {}
 
     def get(
@@ -125,12 +125,12 @@ class ModelCache:
         model = match(key, (yield from listed(self._server, self._ways)))
         check_against(config, model)
         lock = FileLock(lock_path(self._server.url, model.id, folder=self._lock_folder))
-        yield from self._await_turn(model.id, lock)
+        yield from self._await_lock(model.id, lock)
         try:
             return (yield from self._get(model, config, on_progress))
         finally:
             lock.release()
-            self._turn.release()
+            self._lock.release()
 
     def eject(self, name: str) -> Flow[tuple[Instance, ...]]:
         """Unload the instance of that identifier, or else all instances of that model, and return them.
@@ -190,7 +190,7 @@ class ModelCache:
             log.warning("%s stays loaded until it is ejected: REST, which loaded it, sets no ttl", instance.identifier)
             return instance
 
-    def _await_turn(self, key: str, lock: FileLock) -> Flow[None]:
+    def _await_lock(self, key: str, lock: FileLock) -> Flow[None]:
         """Both locks, or ModelBusy after as long as a load may take."""
         for pause in _pauses(self._limits.timeout, _LOCK_PAUSE):
             if self._acquire(lock):
@@ -199,14 +199,14 @@ class ModelCache:
         raise ModelBusy(key, waited=self._limits.timeout, status="being loaded by somebody else")
 
     def _acquire(self, lock: FileLock) -> bool:
-        if not self._turn.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return False
         held = False
         try:
             held = lock.acquire()
         finally:
             if not held:
-                self._turn.release()
+                self._lock.release()
         return held
 
     # --- room

@@ -13,9 +13,9 @@ makes a second copy (`key:2`) when two callers ask at once.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -198,7 +198,7 @@ def _load_lms(job: _Job) -> Flow[None]:
 
 def _selection(model: ModelInfo, models: Sequence[ModelInfo]) -> tuple[str, ...]:
     """The arguments that mean this model. `--exact` compares paths, letter for letter; a key is searched, loosely."""
-    paths = Counter(other.path for other in models if other.device is None)
+    paths = collections.Counter(other.path for other in models if other.device is None)
     local = ("--local",) if any(other.device for other in models) else ()  # as old as LM Link, so only where it is met
     if model.path and paths[model.path] == 1:
         return ("--exact", check_name(model.path, "model path"), *local)

@@ -7,8 +7,9 @@ a counter that goes up ("Step 7. So it is. Step 8.") is nothing new, but a numbe
 
 from __future__ import annotations
 
+import collections
 import re
-from collections import Counter, deque
+from collections import deque
 
 _SENTENCE_END = re.compile(r"[.!?\n]+")
 _SHORTEST = 20  # characters: "Wait." and "Let me check." come back in sound thoughts too
@@ -32,7 +33,7 @@ class LoopDetector:
         self._parts: list[str] = []
         self._length = 0
         self._recent: deque[str] = deque()
-        self._counts: Counter[str] = Counter()
+        self._counts: collections.Counter[str] = collections.Counter()
         self._words = _NothingNew(_PHRASE * max(repeats, _FEWEST))
 
     def feed(self, text: str) -> bool:
