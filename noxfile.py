@@ -77,10 +77,16 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """What a streamed event costs, an import, and a replay, each against the least that it could be."""
-    session.install(".")
-    for name in ("stream", "imports", "replay"):
+    """What an event, a start, an import, a replay and a long chat cost, each against the least that it could be.
+
+    With a model (`nox -s benchmark -- MODEL.gguf`) a long chat with a real llama-server too, of which `LLAMA_SERVER`
+    names the binary where it is not on the path.
+    """
+    session.install(".", *group("test"))
+    for name in ("stream", "start", "imports", "replay", "turns"):
         session.run("python", f"tests/benchmarks/{name}.py")
+    for model in session.posargs:
+        session.run("python", "tests/benchmarks/window.py", model)
 
 
 # What pip is to compile of llama.cpp: its server too, without the page for browsers that it would fetch, and no faster
