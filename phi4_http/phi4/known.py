@@ -12,8 +12,7 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..server import Histories, Written
 from .counting import FRAME_TOKENS, TEMPLATE_TOKENS, Message, bound, is_count, least
@@ -95,8 +94,7 @@ def _written(size: int, tokens: int, thought: int) -> Written:
     return Written(part, TURN_TOKENS + part // APPORTIONED)
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(NamedTuple):
     """One chain: what the server counted of prompts that began at one place, by the message that each ended with."""
 
     begin: int

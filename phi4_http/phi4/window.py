@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import ContextOverflow
 from ..flow import Flow
@@ -54,8 +53,7 @@ CHAINS = 3
 Policy: TypeAlias = Literal["steady", "longest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(NamedTuple):
     """Tokens kept free for the reply: `wanted` beside a history, at least `least` beside the newest turn alone."""
 
     wanted: int
@@ -74,8 +72,7 @@ def reserve(limit: int, wanted: int | None = None, max_tokens: int | None = None
     return Reserve(min(most, LARGEST_RESERVE, limit // 2), min(most, LARGEST_RESERVE, limit // 8))
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """What goes out, what does not, and what finding out cost."""
 
     messages: tuple[Message, ...]

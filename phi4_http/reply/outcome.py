@@ -6,7 +6,7 @@ failures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import (
     CannotContinue,
@@ -34,8 +34,7 @@ _BY_ERROR: dict[type[Phi4Error], Outcome] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What has been seen of a reply when its stream is over."""
 
     thought: str | None
