@@ -118,7 +118,7 @@ def test_a_bound_method_shows_the_real_thing(kind: type, name: str) -> None:
     assert signature.return_annotation == hints["return"]
     assert "Generator" not in str(hints["return"])
     page = pydoc.plain(pydoc.render_doc(method))
-    assert f"{name}(self" in page
+    assert f"{name}(self" in "".join(page.split())  # newer Pythons break a long signature into lines
     assert str(inspect.getdoc(method)).splitlines()[0] in page
 
 
