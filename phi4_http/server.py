@@ -52,9 +52,6 @@ _LISTS: tuple[tuple[str, Callable[[Any], tuple[ModelInfo, ...]]], ...] = (
 )
 """Where models are listed, the best source of state and context first."""
 
-DEFAULT_URL = "http://127.0.0.1:1234"
-"""LM Studio's default. Its server listens on IPv4 only, so `localhost` may cost a failed try at `::1` first."""
-
 _MOST = 4096
 """Histories remembered of one model; the oldest are forgotten."""
 

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
 
     before = history.load(options.history) if options.history else []
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  # gives `input` line editing and a history
+        import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]  # gives `input` line editing and a history
 
     with connect(options) as client:
         phi = Phi4(client, model=ready_model(client, options, output), instructions=options.instructions)

@@ -9,7 +9,7 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +88,13 @@ def _base(url: str) -> str:
     url = url.strip()
     if "://" not in url:
         url = f"http://{url}"
+    parts = None
     try:
         parts = urllib.parse.urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or any(character.isspace() for character in url):
+    if parts is None or not valid or any(character.isspace() for character in url):
         raise InvalidRequest(f"{url!r} is not a server's URL: it takes http://host:port, such as {DEFAULT_URL}")
     if "@" in parts.netloc:
         raise InvalidRequest("the server's URL holds a name or a password, which would show in logs: leave it out")
@@ -202,7 +203,7 @@ class Incoming:
 
 
 @contextlib.contextmanager
-def usable_settings() -> Iterator[None]:
+def usable_settings() -> Generator[None]:
     """Turns what httpx raises for the environment's proxies into this library's own error."""
     try:
         yield
@@ -211,7 +212,7 @@ def usable_settings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
+def translated(url: str) -> Generator[None]:
     """Turns what httpx raises into this library's own errors."""
     try:
         yield

@@ -313,7 +313,7 @@ def _is_named(instance: Instance, identifier: str) -> bool:
 
 def _unloading(server: Server, ways: Sequence[Way] | None) -> tuple[Way, ...]:
     """The ways that unload: no request can undo a just-in-time load."""
-    order = tuple(way for way in ways_of(server, ways) if way != "jit")
+    order: tuple[Way, ...] = tuple(way for way in ways_of(server, ways) if way != "jit")
     if not order:
         raise InvalidRequest("a model is unloaded by 'lms' or 'rest': neither is among the ways")
     return order

@@ -90,13 +90,13 @@ class Phi:
         self.server = server
         self.model = model
         self.instructions = instructions
-        self.opener = opener
-        self.closer = closer
+        self.opener: Literal["auto", "assumed"] = opener
+        self.closer: Literal["last", "first"] = closer
         self.system = system
         self.reserve = reserve
         self.counter = counter
         self.stated_length = context_length
-        self.window = window
+        self.window: Literal["steady", "longest"] = window
         self.rescue, self.parameters = told_apart(rescue or Rescue(), parameters or {})
 
     def counter_of(self, model: str, fields: Mapping[str, Any]) -> Counter:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -139,7 +139,7 @@ async def arun_lms(step: Lms, path: str | os.PathLike[str] | None = None) -> Com
 
 
 @contextlib.contextmanager
-def _process(command: list[str], arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: list[str], arguments: tuple[str, ...]) -> Generator[subprocess.Popen[bytes]]:
     """A process in a group of its own. However the block is left, it is gone then, and its group with it."""
     options: dict[str, object] = {"start_new_session": True}
     if sys.platform == "win32":
