@@ -22,7 +22,7 @@ from ..server import DEFAULT_URL, is_loopback
 from ..wire.bodies import encode
 from .sse import EVENT_LIMIT, EventReader, TooLong
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 """The variable of LM Studio's docs, and the one of its SDKs."""
@@ -167,8 +167,8 @@ class Incoming:
 
     def __init__(self, response: httpx.Response, timeouts: Timeouts) -> None:
         self.response = response
-        self.url = str(response.request.url)
-        self.status = response.status_code
+        self.url: str = str(response.request.url)
+        self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._idle = timeouts.idle
         self.fault: Phi4Error | None = None
@@ -203,7 +203,7 @@ class Incoming:
 
 
 @contextlib.contextmanager
-def usable_settings() -> Generator[None]:
+def usable_settings() -> Generator[None, None, None]:
     """Turns what httpx raises for the environment's proxies into this library's own error."""
     try:
         yield
@@ -212,7 +212,7 @@ def usable_settings() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Generator[None]:
+def translated(url: str) -> Generator[None, None, None]:
     """Turns what httpx raises into this library's own errors."""
     try:
         yield

@@ -35,7 +35,7 @@ from ..wire.listings import Instance, ModelInfo, parse_lms_ls, parse_lms_ps, par
 from .config import Way
 from .lms.text import is_unreachable, is_vanished, message_of, parse_json
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 T = TypeVar("T")
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..wire.parameters import AskParameters
     from .structured import JsonReply
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 
@@ -97,6 +97,8 @@ class Phi:
         self.counter = counter
         self.stated_length = context_length
         self.window: Literal["steady", "longest"] = window
+        self.rescue: Rescue
+        self.parameters: dict[str, Any]
         self.rescue, self.parameters = told_apart(rescue or Rescue(), parameters or {})
 
     def counter_of(self, model: str, fields: Mapping[str, Any]) -> Counter:
@@ -118,8 +120,8 @@ class Talk(Conversation):
     ) -> None:
         super().__init__(history)
         self.phi = phi
-        self.instructions = merge_instructions(phi.instructions, instructions)
-        self.model = phi.model if model is None else check_model(model)
+        self.instructions: str | None = merge_instructions(phi.instructions, instructions)
+        self.model: str | None = phi.model if model is None else check_model(model)
 
 
 def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, dict[str, Any]]:
