@@ -131,4 +131,5 @@ _HOME = homes(
 
 __version__ = "0.1.0"
 __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]  # a list, built from the table
-__getattr__, __dir__ = found_late(__name__, _HOME)
+if not TYPE_CHECKING:  # to type checkers, a module with `__getattr__` has every name
+    __getattr__, __dir__ = found_late(__name__, _HOME)

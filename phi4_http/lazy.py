@@ -2,7 +2,8 @@
 
     _HOME = homes({"events": "Reply Usage", "reply.splitter": "ThinkSplitter"})
     __all__ = sorted(_HOME)
-    __getattr__, __dir__ = found_late(__name__, _HOME)
+    if not TYPE_CHECKING:  # to type checkers, a module with `__getattr__` has every name
+        __getattr__, __dir__ = found_late(__name__, _HOME)
 
 Type checkers need the same names in imports under `TYPE_CHECKING`; a test compares the two.
 """

@@ -57,8 +57,10 @@ class Responder:
     Every method raises `ClientGone` where nobody reads on.
     """
 
-    def __init__(self, handler: _Handler) -> None:
+    def __init__(self, handler: BaseHTTPRequestHandler, check_open: Callable[[], None]) -> None:
+        """`check_open` raises `ClientGone` once the server is closing."""
         self._handler = handler
+        self._check_open = check_open
         self._socket: socket.socket = handler.connection
         self._old_client = handler.request_version < "HTTP/1.1"
         self._watch: selectors.BaseSelector = selectors.DefaultSelector()
@@ -109,7 +111,7 @@ class Responder:
         while (left := None if until is None else until - time.monotonic()) is None or left > 0:
             if not self._watching:
                 time.sleep(_POLL if left is None else min(left, _POLL))
-                self._handler.server.check_open()
+                self._check_open()
             elif self._watch.select(left):
                 self._look()
 
@@ -310,7 +312,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # a `_Server` alone makes handlers
 
     def setup(self) -> None:
         super().setup()
@@ -329,7 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
-        responder = Responder(self)
+        responder = Responder(self, self.server.check_open)
         try:
             self.server.answer(Incoming(self.command, self.path, tuple(self.headers.items()), body), responder)
         except ClientGone:

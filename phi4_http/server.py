@@ -35,7 +35,7 @@ from .flow import Answer, Flow, Http
 from .wire.listings import ModelInfo, parse_openai_models, parse_v0_models, parse_v1_models
 from .wire.refusals import read_answer
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 T = TypeVar("T")
 
@@ -50,9 +50,6 @@ _LISTS: tuple[tuple[str, Callable[[Any], tuple[ModelInfo, ...]]], ...] = (
     (OPENAI_MODELS, parse_openai_models),
 )
 """Where models are listed, the best source of state and context first."""
-
-DEFAULT_URL = "http://127.0.0.1:1234"
-"""LM Studio's default. Its server listens on IPv4 only, so `localhost` may cost a failed try at `::1` first."""
 
 _MOST = 4096
 """Histories remembered of one model; the oldest are forgotten."""
@@ -69,7 +66,7 @@ class Histories:
     """What is remembered of the histories that went to one model, by a digest of their messages."""
 
     def __init__(self) -> None:
-        self.doubted = False
+        self.doubted: bool = False
         """Whether a count of the server's fell while a prompt grew: what its replies count is not to be believed."""
         self._counts: dict[bytes, int] = {}
         self._answers: dict[bytes, Written] = {}
@@ -141,7 +138,7 @@ class ModelFacts:
         """What its template does with the system message."""
         self.template: str | None = None
         """The name of the template that makes its prompts."""
-        self.histories = Histories()
+        self.histories: Histories = Histories()
 
     def forget(self) -> None:
         """It is not the model that it was, or not as it was loaded: only its name is left."""
@@ -155,7 +152,7 @@ class Server:
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         self.url = url
-        self.local = is_loopback(url)
+        self.local: bool = is_loopback(url)
         self.listing: Listing | None = None
         self._lacks: set[str] = set()
         self._models: dict[str, ModelFacts] = {}

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """Talk, until the person leaves."""
     before = history.load(options.history) if options.history else []
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  # gives `input` line editing and a history
+        import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]  # gives `input` line editing and a history
 
     with connect(options) as client:
         phi = ready_phi(client, options, output)

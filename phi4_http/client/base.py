@@ -110,7 +110,7 @@ class Asking(Generic[AnyClient]):
             )
         self._owned = client is None or isinstance(client, str)
         address = client if isinstance(client, str) else DEFAULT_URL
-        self._client = client if isinstance(client, self._client_type) else self._client_type(address)
+        self._client: AnyClient = client if isinstance(client, self._client_type) else self._client_type(address)
         self._state = Phi(
             self._client._state,
             model=model,

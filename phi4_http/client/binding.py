@@ -52,7 +52,7 @@ class Binding:
     def __init__(
         self, flow: Callable[..., Any], doing: Callable[[Any, Any], Any], returns: Callable[[Any], Any]
     ) -> None:
-        self._given = flow
+        self._given: Callable[..., Callable[..., Any]] = flow
         self._doing = doing
         self._returns = returns
         self._flow: Callable[..., Any] | None = flow if _is_known(flow) else None

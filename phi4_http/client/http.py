@@ -9,7 +9,7 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..server import DEFAULT_URL, is_loopback
 from ..wire.bodies import encode
 from .sse import EVENT_LIMIT, EventReader, TooLong
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 """The variable of LM Studio's docs, and the one of its SDKs."""
@@ -88,12 +88,13 @@ def _base(url: str) -> str:
     url = url.strip()
     if "://" not in url:
         url = f"http://{url}"
+    parts = None
     try:
         parts = urllib.parse.urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or any(character.isspace() for character in url):
+    if parts is None or not valid or any(character.isspace() for character in url):
         raise InvalidRequest(f"{url!r} is not a server's URL: it takes http://host:port, such as {DEFAULT_URL}")
     if "@" in parts.netloc:
         raise InvalidRequest("the server's URL holds a name or a password, which would show in logs: leave it out")
@@ -166,8 +167,8 @@ class Incoming:
 
     def __init__(self, response: httpx.Response, timeouts: Timeouts) -> None:
         self.response = response
-        self.url = str(response.request.url)
-        self.status = response.status_code
+        self.url: str = str(response.request.url)
+        self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._idle = timeouts.idle
         self.fault: Phi4Error | None = None
@@ -202,7 +203,7 @@ class Incoming:
 
 
 @contextlib.contextmanager
-def usable_settings() -> Iterator[None]:
+def usable_settings() -> Generator[None, None, None]:
     """Turns what httpx raises for the environment's proxies into this library's own error."""
     try:
         yield
@@ -211,7 +212,7 @@ def usable_settings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
+def translated(url: str) -> Generator[None, None, None]:
     """Turns what httpx raises into this library's own errors."""
     try:
         yield

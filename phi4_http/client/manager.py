@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     LMStudio = AsyncLMStudio = Any  # types alone: no client is made here
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 _DEFAULT = Limits()
 

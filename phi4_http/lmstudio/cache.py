@@ -39,7 +39,7 @@ from .inventory import listed, loaded, match, ways_of
 from .lifecycle import LOAD_SECONDS, estimate, load, unload
 from .lock import FileLock, lock_path
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 _DEFAULT = LoadConfig()
 

@@ -117,7 +117,7 @@ def usable_ways(config: LoadConfig, order: Sequence[Way]) -> tuple[Way, ...]:
 
     Raises UnsupportedSetting where there is none. It names the settings of the way that comes closest.
     """
-    usable = tuple(way for way in order if not config.beyond(way))
+    usable: tuple[Way, ...] = tuple(way for way in order if not config.beyond(way))
     if usable:
         return usable
     closest = min(order, key=lambda way: len(config.beyond(way)))

@@ -35,7 +35,7 @@ from ..wire.listings import Instance, ModelInfo, parse_lms_ls, parse_lms_ps, par
 from .config import Way
 from .lms.text import is_unreachable, is_vanished, message_of, parse_json
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def ways_of(server: Server, order: Sequence[Way] | None = None) -> tuple[Way, ..
     unknown = [way for way in chosen if way not in usual]
     if unknown or not chosen:
         raise InvalidRequest(f"the ways to load are {list(chosen)!r}: they can be {', '.join(usual)}, in any order")
-    leading = tuple(way for way in chosen if way != "lms" or lms_options(server) is not None)
+    leading: tuple[Way, ...] = tuple(way for way in chosen if way != "lms" or lms_options(server) is not None)
     if not leading:
         raise InvalidRequest(f"`lms` can't reach {server.url}: it takes a bare host name, no https and no path")
     return leading
@@ -158,7 +158,7 @@ def lms_instances(server: Server) -> Flow[tuple[Instance, ...]]:
         if done.exit_code == 0 or not is_vanished(message_of(done)):
             break
         yield Sleep(_VANISHED_PAUSE)
-    return _parsed(done, parse_lms_ps)
+    return _parsed(done, parse_lms_ps)  # pyright: ignore[reportPossiblyUnboundVariable]  # it is asked at least once
 
 
 def rest_models(server: Server) -> Flow[tuple[ModelInfo, ...]]:

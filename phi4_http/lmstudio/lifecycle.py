@@ -41,7 +41,7 @@ from .config import LoadConfig, Way, check_against, check_name, lms_arguments, r
 from .inventory import QUERY_SECONDS, Shown, first_way, lms_options, loaded, look, match, v0_models, ways_of
 from .lms.text import Estimate, Progress, load_error, message_of, no_room, parse_estimate, unknown_option
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 LOAD_SECONDS = 600.0
 """Time limit of a load. Tens of gigabytes from a slow disk take minutes."""
@@ -313,7 +313,7 @@ def _is_named(instance: Instance, identifier: str) -> bool:
 
 def _unloading(server: Server, ways: Sequence[Way] | None) -> tuple[Way, ...]:
     """The ways that unload: no request can undo a just-in-time load."""
-    order = tuple(way for way in ways_of(server, ways) if way != "jit")
+    order: tuple[Way, ...] = tuple(way for way in ways_of(server, ways) if way != "jit")
     if not order:
         raise InvalidRequest("a model is unloaded by 'lms' or 'rest': neither is among the ways")
     return order

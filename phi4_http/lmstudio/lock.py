@@ -20,7 +20,7 @@ import time
 import uuid
 from pathlib import Path
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 BEAT_SECONDS = 2.0
 """How often the holder touches its file."""

@@ -127,9 +127,9 @@ class Conversation:
     def __init__(self, history: Iterable[Mapping[str, Any]] = ()) -> None:
         self.history: list[dict[str, Any]] = [dict(message) for message in _check_history(history)]
         """Messages with role and content, oldest first; all of them, also those that no longer fit in the context."""
-        self.opener_swallowed = False
+        self.opener_swallowed: bool = False
         """Whether a reply closed a thought that it had not opened: the next one's opener is assumed."""
-        self.noted = False
+        self.noted: bool = False
         """Whether a reply without a thought has been remarked on."""
 
     def record(self, prompt: str, reply: Reply) -> None:

@@ -18,7 +18,7 @@ from ..server import Server, fetch
 from ..wire.fields import text_of
 from .facts import SYSTEM_PROMPT
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 Message: TypeAlias = Mapping[str, Any]
 

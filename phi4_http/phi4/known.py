@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..server import Histories, Written
 from .counting import FRAME_TOKENS, TEMPLATE_TOKENS, Message, bound, is_count, least
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 UNKNOWN = 1 << 60
 """Tokens that nothing has."""
@@ -111,8 +111,8 @@ class Remembered:
         self._begins = begins
         self._bytes = list(itertools.accumulate(sizes, initial=0))
         self._chains = [Counted(chain.begin, self._agreeing(chain.counts), chain.most) for chain in chains]
-        self.at_most = [UNKNOWN] * len(begins)
-        self.at_least = [0] * len(begins)
+        self.at_most: list[int] = [UNKNOWN] * len(begins)
+        self.at_least: list[int] = [0] * len(begins)
         for chain in self._chains:
             self._hold(chain)
 

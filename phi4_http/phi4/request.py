@@ -41,7 +41,7 @@ from .window import Window, fit, learn, reserve
 if TYPE_CHECKING:
     pass
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 
@@ -86,13 +86,15 @@ class Phi:
         self.server = server
         self.model = model
         self.instructions = instructions
-        self.opener = opener
-        self.closer = closer
+        self.opener: Literal["auto", "assumed"] = opener
+        self.closer: Literal["last", "first"] = closer
         self.system = system
         self.reserve = reserve
         self.counter = counter
         self.stated_length = context_length
-        self.window = window
+        self.window: Literal["steady", "longest"] = window
+        self.rescue: Rescue
+        self.parameters: dict[str, Any]
         self.rescue, self.parameters = told_apart(rescue or Rescue(), parameters or {})
 
     def counter_of(self, model: str, fields: Mapping[str, Any]) -> Counter:
@@ -114,8 +116,8 @@ class Talk(Conversation):
     ) -> None:
         super().__init__(history)
         self.phi = phi
-        self.instructions = merge_instructions(phi.instructions, instructions)
-        self.model = phi.model if model is None else check_model(model)
+        self.instructions: str | None = merge_instructions(phi.instructions, instructions)
+        self.model: str | None = phi.model if model is None else check_model(model)
 
 
 def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, dict[str, Any]]:

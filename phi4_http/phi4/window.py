@@ -33,7 +33,7 @@ from .known import Counted, Remembered, canonical, learn, running_digests
 
 __all__ = ["Policy", "Reserve", "Window", "fit", "learn", "reserve", "turns"]
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 LARGEST_RESERVE = 16_384
 """Tokens kept free for the reply by default: thoughts of 4,000 to 20,000 tokens are usual with this model."""

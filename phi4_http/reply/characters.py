@@ -36,7 +36,7 @@ class HalfFilter:
     """Joins the halves of characters in a text that comes in pieces."""
 
     def __init__(self) -> None:
-        self.holds = ""
+        self.holds: str = ""
         """The first half of a character, whose second may come."""
 
     def feed(self, text: str) -> str:

@@ -65,7 +65,7 @@ class ReplyDecoder:
         self._follows = self._parts.follows
         self.dropped: tuple[Mapping[str, Any], ...] = ()
         self.request_id: str | None = None
-        self.done = False
+        self.done: bool = False
         self.error: Phi4Error | None = None
         self.reply: Reply | None = None
 

@@ -17,7 +17,7 @@ class MarkerFilter:
     _LONGEST = len(_HEAD) + 64 + 2
 
     def __init__(self) -> None:
-        self.holds = ""
+        self.holds: str = ""
         """What may still become a marker."""
 
     def feed(self, text: str) -> str:

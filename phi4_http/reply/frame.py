@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 # What `json.loads` does around it takes as long as a small chunk does.
-decode_json = json.JSONDecoder().raw_decode
+decode_json: Final = json.JSONDecoder().raw_decode
 
 _NAMES = re.compile(r'"(?:content|reasoning_content|reasoning|text)"\s*:\s*(?=")')
 _PROBE = "the probe"

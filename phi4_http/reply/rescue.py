@@ -62,7 +62,7 @@ class ThoughtWatch:
     def __init__(self, rescue: Rescue) -> None:
         self._budget = rescue.thinking_budget
         self._loop = LoopDetector(rescue.loop_repeats) if rescue.on_loop == "answer" else None
-        self.tokens = 0
+        self.tokens: int = 0
 
     def note(self, text: str) -> Literal["budget", "loop"] | None:
         """One more piece of the thought."""

@@ -97,9 +97,9 @@ class ThinkSplitter:
         self._raw = StringIO()
         self._told = False  # whether the Thought event is out
         self._closed = False
-        self.revisions = 0
+        self.revisions: int = 0
         """How often text that had been called solution turned out to be thought."""
-        self.swallowed = False
+        self.swallowed: bool = False
         """Whether the thought closed without having been opened."""
         self._unmark = MarkerFilter()
         self._unmark_field = MarkerFilter()

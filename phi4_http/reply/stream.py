@@ -120,7 +120,7 @@ class Replying:
         self._channel: Channel | None = None
         self._entered = False
         self._read = False
-        self.left = False
+        self.left: bool = False
         """Whether the block was left: no event comes any more."""
 
     @property

@@ -20,8 +20,9 @@ class Tags:
 
     def __init__(self, tags: Sequence[str]) -> None:
         # Nothing matches where there is no tag; the longer of two alternatives is tried first.
-        self.pattern = re.compile("|".join(map(re.escape, sorted(tags, key=len, reverse=True))) or r"(?!)")
-        self.starts = frozenset(tag[0] for tag in tags)
+        any_of_them = "|".join(map(re.escape, sorted(tags, key=len, reverse=True)))
+        self.pattern: re.Pattern[str] = re.compile(any_of_them or r"(?!)")
+        self.starts: frozenset[str] = frozenset(tag[0] for tag in tags)
         self._prefixes = frozenset(tag[:end] for tag in tags for end in range(1, len(tag)))
         self._longest = max(map(len, tags), default=1) - 1
 

@@ -278,7 +278,8 @@ def _cut(file: Path, index: int, value: Any) -> Cut:
     match value:
         case [int() | float() as at, int() as size] if not isinstance(at, bool) and not isinstance(size, bool):
             return Cut(float(at), size)
-    raise TapeError(str(file), f"is not [seconds, bytes] but {value!r}", field=f"cuts[{index}]")
+        case _:
+            raise TapeError(str(file), f"is not [seconds, bytes] but {value!r}", field=f"cuts[{index}]")
 
 
 def _origin(section: Fields) -> Origin:

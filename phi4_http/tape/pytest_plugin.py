@@ -132,7 +132,7 @@ def _open(config: pytest.Config, tape: Tape, options: dict[str, Any]) -> TapeTra
 
     Tests may share a tape: the first one that records it empties it, where it is to be emptied; the others add to it.
     """
-    mode: Mode = config.getoption("--phi4-record")
+    mode: Mode = config.getoption("--phi4-record") or "none"
     recorders = config.stash[_recorders]
     recorder = recorders.get(tape.folder)
     if recorder is None and records(mode, empty=tape.empty):

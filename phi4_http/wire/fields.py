@@ -39,7 +39,7 @@ class Fields:
     def __init__(self, item: Any, where: str = "") -> None:
         if not isinstance(item, Mapping):
             raise Fault(where, f"is not an object but {shown(item)}")
-        self.where = where
+        self.where: str = where
         self._left = dict(item)
 
     # tolerantly

@@ -22,14 +22,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import IO
 
 from ...errors import LmsFailed, LmsNotFound, LmsTimeout
 from ...flow import Completed, Lms
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 _NAME = "lms.exe" if sys.platform == "win32" else "lms"
 
@@ -139,7 +139,7 @@ async def arun_lms(step: Lms, path: str | os.PathLike[str] | None = None) -> Com
 
 
 @contextlib.contextmanager
-def _process(command: list[str], arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: list[str], arguments: tuple[str, ...]) -> Generator[subprocess.Popen[bytes], None, None]:
     """A process in a group of its own. However the block is left, it is gone then, and its group with it."""
     options: dict[str, object] = {"start_new_session": True}
     if sys.platform == "win32":
