@@ -31,7 +31,23 @@ else:
 T = TypeVar("T")
 
 
-class AsyncLMStudio(Connected[httpx.AsyncClient, httpx.AsyncBaseTransport]):
+class _Block:
+    """A block that closes what it is entered with."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what was opened here."""
+        raise NotImplementedError
+
+
+class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     """As `LMStudio`, awaited: use it with `async with`, or await `aclose`.
 
     It may be shared by the tasks of one event loop, which must be asyncio's.
@@ -61,14 +77,6 @@ class AsyncLMStudio(Connected[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """Close every connection."""
         if self._owned:
             await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
@@ -153,7 +161,7 @@ class AsyncChat(Talking[AsyncLMStudio]):
     count: Final = awaited(asking.count_turns)
 
 
-class AsyncPhi4(Asking[AsyncLMStudio]):
+class AsyncPhi4(_Block, Asking[AsyncLMStudio]):
     """As `Phi4`, awaited."""
 
     _client_type = AsyncLMStudio
@@ -170,14 +178,6 @@ class AsyncPhi4(Asking[AsyncLMStudio]):
         """Close the client, if it was made here."""
         if self._owned:
             await self._client.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 def _check_loop() -> None:

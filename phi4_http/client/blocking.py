@@ -30,7 +30,23 @@ else:
 T = TypeVar("T")
 
 
-class LMStudio(Connected[httpx.Client, httpx.BaseTransport]):
+class _Block:
+    """A block that closes what it is entered with."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        raise NotImplementedError
+
+
+class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
     """One server, and the way to it. Use it as a context manager, or call `close`; it may be shared by threads.
 
     `base_url` is its address; `token` the API token: without it, `LM_API_TOKEN` and then `LMSTUDIO_API_TOKEN` are read.
@@ -62,14 +78,6 @@ class LMStudio(Connected[httpx.Client, httpx.BaseTransport]):
         """Close every connection."""
         if self._owned:
             self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
@@ -156,7 +164,7 @@ class Chat(Talking[LMStudio]):
     count: Final = blocking(asking.count_turns)
 
 
-class Phi4(Asking[LMStudio]):
+class Phi4(_Block, Asking[LMStudio]):
     """Phi-4-reasoning-plus: its system prompt and its sampling with every request, its thought apart from its solution.
 
     `client` is a client, or a server's address: then, and without any, the client is made here and closed with this.
@@ -184,11 +192,3 @@ class Phi4(Asking[LMStudio]):
         """Close the client, if it was made here."""
         if self._owned:
             self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
