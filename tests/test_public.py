@@ -178,6 +178,31 @@ def test_reading_a_stream_makes_no_values_of_whole_answers(module: str) -> None:
     assert not loaded(f"import phi4_http.{module}") & {"phi4_http.wire.answers", "phi4_http.wire.listings", "difflib"}
 
 
+ASKED = """
+import httpx
+from phi4_http import LMStudio, Phi4
+event = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\\n\\n'
+stream = {"content-type": "text/event-stream"}
+answer = lambda request: httpx.Response(200, headers=stream, content=event + b"data: [DONE]\\n\\n")
+with LMStudio(transport=httpx.MockTransport(answer)) as studio:
+    assert Phi4(studio, model="m", system="send").ask("x").solution == "hi"
+"""
+
+
+def test_a_question_imports_neither_layer_1_nor_the_tape() -> None:
+    """Nor what only the asynchronous client needs, nor the values of whole answers."""
+    brought = {name for name in loaded(ASKED) if name.startswith(("phi4_http.lmstudio", "phi4_http.tape"))}
+    assert brought | ({"asyncio", "phi4_http.wire.answers"} & loaded(ASKED)) == set()
+
+
+def test_asking_on_the_command_line_imports_them_neither(unused_port: int) -> None:
+    """With a model that is named; the server that isn't there is told."""
+    line = ["ask", "x", "-m", "m", "--url", f"http://127.0.0.1:{unused_port}"]
+    brought = loaded(f"from phi4_http.cli import main\nassert main({line!r}) == 3")
+    assert not [name for name in brought if name.startswith(("phi4_http.lmstudio", "phi4_http.tape"))]
+    assert "asyncio" not in brought
+
+
 def test_an_error_is_made_without_dataclasses() -> None:
     """Importing the errors costs little more than their text does."""
     assert not loaded("import phi4_http.errors") & {"dataclasses", "inspect", "typing_extensions"}

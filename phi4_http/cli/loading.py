@@ -10,13 +10,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerError, UnsupportedSetting
-from ..lmstudio.config import LoadConfig
-from ..wire.listings import Instance
 from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio, Phi4
+    from ..lmstudio.config import LoadConfig
+    from ..wire.listings import Instance
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
@@ -66,6 +66,8 @@ def add_config(parser: argparse.ArgumentParser, *, ttl: bool = True) -> None:
 
 def config_of(options: argparse.Namespace) -> LoadConfig:
     """What the arguments ask of a load. Raises InvalidRequest for what can't be."""
+    from ..lmstudio.config import LoadConfig  # not before it is needed: most questions load no model
+
     gpu: Any = options.gpu
     with contextlib.suppress(ValueError, TypeError):
         gpu = float(options.gpu)
@@ -84,14 +86,16 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
     None leaves the choice to the request. A model that was named is left to the server, unless it is to be loaded in
     a certain way. What can't be loaded that way by any means that is there is an error before anything is asked.
     """
-    config = config_of(options)
-    wanted = set(config.settings) - {"ttl"}
-    if options.model is not None and not wanted:
+    given = (options.context_length, options.gpu)
+    if options.model is not None and given == (None, None):
         return str(options.model)
     from ..client.manager import ModelManager
+    from ..lmstudio.config import LoadConfig
     from ..phi4.request import phi4_model
     from ..server import look_up
 
+    config = config_of(options)
+    wanted = set(config.settings) - {"ttl"}
     server = client._state
     try:
         name = options.model or client._run(phi4_model(server))

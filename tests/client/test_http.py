@@ -20,6 +20,7 @@ from support import (
     MESSAGES,
     PATIENT,
     Face,
+    Pieces,
     RawServer,
     Recording,
     answering,
@@ -513,3 +514,22 @@ def test_an_answer_of_another_encoding_is_read_as_what_it_is(face: Face) -> None
     body = '{"data": [{"id": "modèle"}]}'.encode()
     with face.studio(answering(body, content_type="application/json; charset=latin-1")) as client:
         assert face.wait(client.models("openai"))[0].id == "modèle"
+
+
+def test_a_stream_says_that_its_connection_is_not_used_again(face: Face) -> None:
+    """A server that fails while it streams closes it a moment later; the answers of other requests leave theirs."""
+    server = Recording({"/v1/chat/completions": GOOD, "/v1/models": {"data": []}})
+    with face.studio(server) as client:
+        face.read(client.stream_chat_completion("m", MESSAGES))
+        face.wait(client.models("openai"))
+    assert [request.headers.get("connection") for request in server.requests] == ["close", "keep-alive"]
+
+
+def test_a_refused_stream_is_closed(face: Face) -> None:
+    """Its body was read, and nobody will read more of it."""
+    body = Pieces([b'{"error": {"message": "no"}}'])
+    headers = {"content-type": "application/json"}
+    server = httpx.MockTransport(lambda request: httpx.Response(500, headers=headers, stream=body))
+    with face.studio(server) as client:
+        assert face.read(client.stream_chat_completion("m", MESSAGES)).error is not None
+        assert body.closed
