@@ -26,6 +26,7 @@ PROMPT = "Is it late?"
 THINKS = 'root ::= "<think>" [a-z ]{20,60} "</think>" "so " [a-z]{5,20}'
 THINKS_LONG = 'root ::= ("<think>" [a-z ]{300,400} "</think>")? "so " [a-z]{5,20}'
 THINKS_ON = 'root ::= "<think>" [a-z ]{30,60} | "so " [a-z]{5,20}'
+SAYS = 'root ::= "so " [a-z ]{10,30}'
 END = "\n</think>\n\n"
 HISTORY = [
     {"role": role, "content": f"{number} {'and so it is ' * 12}"}
@@ -39,19 +40,13 @@ HISTORY = [
 
 @dataclass
 class Seen:
-    """What went out: path and body of each request. With `tells`, LM Studio's way to tell the context is played."""
+    """What went out: path and body of each request."""
 
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    tells: bool = False
 
-    def note(self, request: httpx.Request) -> httpx.Response | None:
-        """One more; its answer, where it is not the server's to give."""
-        path = request.url.path
-        self.requests.append((path, json.loads(request.content) if request.content else {}))
-        if self.tells and path.startswith("/api/v0/models/"):
-            info = {"id": NAME, "state": "loaded", "loaded_context_length": CONTEXT, "max_context_length": 32768}
-            return httpx.Response(200, json=info)
-        return None
+    def note(self, request: httpx.Request) -> None:
+        """One more."""
+        self.requests.append((request.url.path, json.loads(request.content) if request.content else {}))
 
     @property
     def counting(self) -> int:
@@ -72,7 +67,8 @@ class Watched(httpx.HTTPTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Pass it on."""
-        return self._seen.note(request) or super().handle_request(request)
+        self._seen.note(request)
+        return super().handle_request(request)
 
 
 class AsyncWatched(httpx.AsyncHTTPTransport):
@@ -84,7 +80,8 @@ class AsyncWatched(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Pass it on."""
-        return self._seen.note(request) or await super().handle_async_request(request)
+        self._seen.note(request)
+        return await super().handle_async_request(request)
 
 
 Serve = Callable[..., Server]
@@ -122,6 +119,11 @@ def phi_at(face: Face, server: Server, seen: Seen, **options: Any) -> Iterator[A
     client = face.LMStudio(server.url, transport=transport, timeouts=PATIENT)
     with face.closing(client):
         yield face.Phi4(client, **options)
+
+
+def stated(kind: str) -> int | None:
+    """The context length, for a server that does not tell it."""
+    return CONTEXT if kind == "python" else None
 
 
 def counted(server: Server, path: str, **body: Any) -> int:
@@ -203,10 +205,10 @@ def test_a_template_is_seen_for_what_it_does(face: Face, serve: Serve, kind: str
 
 
 def test_a_history_that_does_not_fit_is_shortened(face: Face, serve: Serve, kind: str) -> None:
-    """To the longest that does, in few counts; llama-cpp-python's server, which does not tell its context, is told of
-    as LM Studio tells it."""
-    server, seen = serve(kind), Seen(tells=kind == "python")
-    with phi_at(face, server, seen, reserve=500) as phi:
+    """To the longest that does, in few counts; of llama-cpp-python's server, which does not tell it, the context is
+    stated."""
+    server, seen = serve(kind), Seen()
+    with phi_at(face, server, seen, reserve=500, window="longest", context_length=stated(kind)) as phi:
         reply = face.ask(phi, PROMPT, history=HISTORY, max_tokens=20, seed=1, extra={"grammar": THINKS}).reply
     (chat,) = seen.streamed(CHAT)
     system, *sent, _ = chat["messages"]
@@ -232,9 +234,9 @@ def test_where_the_context_is_not_told_the_servers_refusal_comes_back(face: Face
 
 def test_a_chat_goes_on_past_its_context(face: Face, serve: Serve, kind: str) -> None:
     """Turn after turn, each taken by the server; thoughts are not sent back."""
-    server, seen = serve(kind), Seen(tells=kind == "python")
+    server, seen = serve(kind), Seen()
     dropped = []
-    with phi_at(face, server, seen, reserve=1500, extra={"grammar": THINKS}) as phi:
+    with phi_at(face, server, seen, reserve=1500, context_length=stated(kind), extra={"grammar": THINKS}) as phi:
         chat = phi.chat()
         for number in range(10):
             reply = face.wait(chat.ask(f"{number} {'and so it is ' * 40}", seed=number))
@@ -245,6 +247,28 @@ def test_a_chat_goes_on_past_its_context(face: Face, serve: Serve, kind: str) ->
     for body in seen.streamed(CHAT):
         assert "<think>" not in json.dumps(body["messages"][1:])
     print(f"{kind}: ten turns, {dropped} messages dropped, {seen.counting} requests of one token")
+
+
+def test_a_chat_costs_one_request_a_turn_and_moves_its_window_seldom(face: Face, serve: Serve) -> None:
+    """llama-server counts for nothing: forty turns make the model run forty times, with two free calls a turn at most
+    past the end; of its prompts, most is in the cache."""
+    server, seen = serve("llama-server"), Seen()
+    moves, anew = 0, []
+    with phi_at(face, server, seen, max_tokens=20, extra={"grammar": SAYS}) as phi:
+        chat, before = phi.chat(), 0
+        for number in range(40):
+            reply = face.wait(chat.ask(f"{number} {'and so it is ' * 40}", seed=number))
+            moves += len(reply.dropped) > before
+            before = len(reply.dropped)
+            anew.append(reply.stats.server["prompt_n"])
+    free = [path for path, _ in seen.requests if path in ("/apply-template", "/tokenize")]
+    lists = [path for path, _ in seen.requests if path.endswith("/models")]
+    assert len(seen.requests) - len(free) - len(lists) == 40
+    assert len(lists) <= 3
+    assert len(free) <= 80
+    assert 0 < moves <= 8
+    assert sorted(anew)[len(anew) // 2] < 400
+    print(f"forty turns: {moves} moves, {len(free)} free calls, {sum(anew) / len(anew):.0f} tokens anew a turn")
 
 
 # --- a thought that does not end --------------------------------------------------------------------------------------
