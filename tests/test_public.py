@@ -150,8 +150,10 @@ def test_a_module_and_everything_public_in_it_is_documented(file: str) -> None:
 
 
 def loaded(code: str) -> set[str]:
-    """What is in `sys.modules` of a new interpreter after this code."""
-    ran = run_child("-c", f"import sys\n{code}\nprint(*sys.modules)", python=True)
+    """What this code adds to `sys.modules` of a new interpreter (in which coverage may have begun to count)."""
+    ran = run_child(
+        "-c", f"import sys\nbefore = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)", python=True
+    )
     assert ran.code == 0, ran.err
     return set(ran.out.split("\n")[-2].split())
 
