@@ -76,6 +76,17 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Small faults planted in the logic, one at a time: which do the tests miss? (hours; `mutmut show NAME` shows one)
+
+    Of some modules only: `nox -s mutation -- 'phi4_http.wire.refusals*'`.
+    """
+    session.install("-e", ".", *group("mutation"))
+    session.run("mutmut", "run", *session.posargs)
+    session.run("mutmut", "results")
+
+
+@nox.session
 def benchmark(session: nox.Session) -> None:
     """What an event, a start, an import, a replay and a long chat cost, each against the least that it could be.
 
