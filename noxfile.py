@@ -81,7 +81,7 @@ def mutation(session: nox.Session) -> None:
 
     Of some modules only: `nox -s mutation -- 'phi4_http.wire.refusals*'`.
     """
-    session.install("-e", ".", *group("mutation"))
+    session.install(*PROJECT["project"]["dependencies"], *group("mutation"))  # the package itself is the mutated copy
     session.run("mutmut", "run", *session.posargs)
     session.run("mutmut", "results")
 

@@ -40,24 +40,36 @@ class Module:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __getattr__(self, function: str) -> Callable[[], Any]:
+    def __getattr__(self, function: str) -> Later:
         if function.startswith("__"):
             raise AttributeError(function)
-        return lambda: getattr(import_module(f"..{self._name}", __package__), function)
+        return Later(self._name, function)
+
+
+class Later:
+    """A function of a module that is imported when it is first used."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def found(self) -> Callable[..., Any]:
+        """The function itself."""
+        function: Callable[..., Any] = getattr(import_module(f"..{self._module}", __package__), self._name)
+        return function
 
 
 class Binding:
     """A method that is a function of a lower room. `doing` turns what that gives into the result."""
 
     def __init__(
-        self, flow: Callable[..., Any], doing: Callable[[Any, Any], Any], returns: Callable[[Any], Any]
+        self, flow: Callable[..., Any] | Later, doing: Callable[[Any, Any], Any], returns: Callable[[Any], Any]
     ) -> None:
-        self._given: Callable[..., Callable[..., Any]] = flow
+        self._flow = flow
         self._doing = doing
         self._returns = returns
-        self._flow: Callable[..., Any] | None = flow if _is_known(flow) else None
         self._owner: type | None = None
-        self.__name__ = self.__qualname__ = getattr(flow, "__name__", "flow")
+        self.__name__ = self.__qualname__ = ""  # until the class names it
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner = owner
@@ -68,31 +80,30 @@ class Binding:
         return self._function() if instance is None else MethodType(self, instance)
 
     def __call__(self, instance: Any, /, *arguments: Any, **parameters: Any) -> Any:
-        flow = self._flow or self._resolved()
-        return self._doing(instance, flow(instance._state, *arguments, **parameters))
+        return self._doing(instance, self._found()(instance._state, *arguments, **parameters))
 
-    def _resolved(self) -> Callable[..., Any]:
-        if self._flow is None:
-            self._flow = self._given()
+    def _found(self) -> Callable[..., Any]:
+        if isinstance(self._flow, Later):
+            self._flow = self._flow.found()
         return self._flow
 
     # What is shown of it
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]  # that of the flow, which may not be imported yet
-        return self._resolved().__doc__
+        return self._found().__doc__
 
     @property
     def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]  # as above
-        hints = _hints(self._resolved())
+        hints = _hints(self._found())
         returned = hints.pop("return")
-        hints.pop(next(iter(inspect.signature(self._resolved()).parameters)), None)  # the state
+        hints.pop(next(iter(inspect.signature(self._found()).parameters)), None)  # the state
         return {**_expanded(hints), "return": self._returns(returned)}
 
     @property
     def __signature__(self) -> inspect.Signature:
         hints = self.__annotations__
-        first, *given = inspect.signature(self._resolved()).parameters.values()
+        first, *given = inspect.signature(self._found()).parameters.values()
         shown = [first.replace(name="self", annotation=first.empty)]
         for parameter in given:
             if parameter.kind is not parameter.VAR_KEYWORD:
@@ -138,11 +149,6 @@ def making(make: Callable[Concatenate[State, P], Any], kind: type[T]) -> Callabl
 
 def _run(instance: Any, flow: Flow[Any]) -> Any:
     return instance._client._run(flow)
-
-
-def _is_known(flow: Callable[..., Any]) -> bool:
-    """Whether this is the flow itself, not what will import it."""
-    return flow.__name__ != "<lambda>"
 
 
 def _value(flow: Any) -> Any:
