@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .lmstudio.lms.server import ServerStatus as ServerStatus
     from .lmstudio.lms.text import Estimate as Estimate
     from .phi4.asking import Counted as Counted
+    from .phi4.asking import ToolResults as ToolResults
     from .phi4.counting import Count as Count
     from .phi4.counting import Counter as Counter
     from .phi4.facts import SYSTEM_PROMPT as SYSTEM_PROMPT
@@ -115,7 +116,7 @@ _HOME = homes(
         "lmstudio.lms.text": "Estimate",
         "phi4.counting": "Count Counter",
         "phi4.facts": "SYSTEM_PROMPT",
-        "phi4.asking": "Counted",
+        "phi4.asking": "Counted ToolResults",
         "phi4.structured": "JsonReply",
         "phi4.template": "Probe",
         "reply.decoder": "ReplyDecoder",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import ContextOverflow, NoJson
 from ..events import Reply
 from ..flow import Flow
 from ..reply.stream import Replying, read
-from .conversation import build_messages
+from .conversation import assemble
 from .request import Phi, Talk, Turn, context_length_of, messages_of, named
 from .template import Probe
 from .template import probe as probe_model
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 def stream(
     phi: Phi,
-    prompt: str,
+    prompt: str | None = None,
     *,
     history: Iterable[Mapping[str, Any]] = (),
     instructions: str | None = None,
     model: str | None = None,
     **parameters: Unpack[AskParameters],
 ) -> Replying:
-    """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first.
+    """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first; one that ends
+    in a question, or in results of tools, needs no prompt.
 
     Raises InvalidRequest, before anything is sent, for what can't be sent.
     """
@@ -42,7 +43,7 @@ def stream(
 
 def ask(
     phi: Phi,
-    prompt: str,
+    prompt: str | None = None,
     *,
     history: Iterable[Mapping[str, Any]] = (),
     instructions: str | None = None,
@@ -125,19 +126,40 @@ def count(
 # --- what is asked of a conversation ----------------------------------------------------------------------------------
 
 
-def stream_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Replying:
-    """The next turn, as it comes. It is in the history once the block is left."""
-    return Replying(talk.phi.server.url, Turn(talk, prompt, parameters))
+def stream_turn(
+    talk: Talk,
+    prompt: str | None = None,
+    *,
+    tool_results: ToolResults | None = None,
+    **parameters: Unpack[AskParameters],
+) -> Replying:
+    """The next turn, as it comes. It is in the history once the block is left.
+
+    `tool_results` answers the tool calls of the last answer, each by its id: pairs, a mapping, or messages with role
+    `tool`; a prompt may follow them, or not. Without either, a history that ends in a question or in results is gone
+    on with. Raises InvalidRequest, before anything is sent, for what can't be sent.
+    """
+    return Replying(talk.phi.server.url, Turn(talk, prompt, parameters, tool_results))
 
 
-def ask_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Flow[Reply]:
-    """The next turn, whole. Raises what a stream raises."""
-    return read(stream_turn(talk, prompt, **parameters))
+def ask_turn(
+    talk: Talk,
+    prompt: str | None = None,
+    *,
+    tool_results: ToolResults | None = None,
+    **parameters: Unpack[AskParameters],
+) -> Flow[Reply]:
+    """The next turn, whole. `tool_results` answers the tool calls of the last answer. Raises what a stream raises."""
+    return read(stream_turn(talk, prompt, tool_results=tool_results, **parameters))
 
 
 def count_turns(talk: Talk) -> Flow[Counted]:
     """The exact tokens of the history, and how many requests that took. Raises InvalidRequest where it is empty."""
     return _counted(talk, None, {})
+
+
+ToolResults: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]] | Sequence[Mapping[str, Any]]
+"""Results of tool calls: by id, as pairs of id and text, or as messages with role `tool`."""
 
 
 class Counted(NamedTuple):
@@ -151,12 +173,12 @@ class Counted(NamedTuple):
 
 
 def _counted(talk: Talk, prompt: str | None, fields: Mapping[str, Any]) -> Flow[Counted]:
-    build_messages(prompt, history=talk.history, instructions=talk.instructions)  # refuses what can't be sent
+    assemble(prompt, talk.said, instructions=talk.instructions)  # refuses what can't be sent
 
     def flow() -> Flow[Counted]:
         phi = talk.phi
         model = yield from named(phi, talk.model)
-        messages = yield from messages_of(talk, model, prompt)
+        messages = yield from messages_of(talk, model, prompt, talk.said)
         limit = yield from context_length_of(phi, model)
         found = yield from phi.counter_of(model, fields).count(messages)
         if found.too_long and found.tokens is None:

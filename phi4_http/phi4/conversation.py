@@ -27,6 +27,7 @@ KEPT = (Outcome.COMPLETE, Outcome.SOLUTION_TRUNCATED)
 
 _SYSTEM_ROLES = ("system", "developer")
 _ROLES = (*_SYSTEM_ROLES, "user", "assistant", "tool")
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 
 
 def build_messages(
@@ -42,7 +43,18 @@ def build_messages(
     in the model's prompt itself and would drop ours.
     Raises InvalidRequest for an empty prompt and for a history that is none.
     """
-    said = _check_history(history)
+    said = [outgoing(message) for message in check_history(history)]
+    return assemble(prompt, said, instructions=instructions, with_system=with_system)
+
+
+def assemble(
+    prompt: str | None,
+    said: Sequence[Mapping[str, Any]],
+    *,
+    instructions: str | None = None,
+    with_system: bool = True,
+) -> list[dict[str, Any]]:
+    """As `build_messages`, of messages that are as they go out."""
     if prompt is None and not said:
         raise InvalidRequest("there is neither a prompt nor a history")
     if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
@@ -52,7 +64,7 @@ def build_messages(
     extra = [_text(message) for message in said if message["role"] in _SYSTEM_ROLES]
     if instructions:
         extra.append(instructions)
-    turns = [_without_thought(message) for message in said if message["role"] not in _SYSTEM_ROLES]
+    turns = [dict(message) for message in said if message["role"] not in _SYSTEM_ROLES]
     if with_system:
         turns.insert(0, {"role": "system", "content": system_message(extra)})
     elif prompt is not None:
@@ -81,7 +93,8 @@ def _own(text: str) -> str:
     return text.replace(SYSTEM_PROMPT, "").strip()
 
 
-def _check_history(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def check_history(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages of a history. Raises InvalidRequest, with the place, for what is none."""
     if isinstance(history, (str, bytes, Mapping)):
         raise InvalidRequest(f"history is a {type(history).__name__}: it takes a list of messages")
     said = list(history)
@@ -111,9 +124,14 @@ def _text(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-def _without_thought(message: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in message.items() if key not in ("reasoning_content", "reasoning")}
-    if message["role"] == "assistant" and kept.get("content") is not None:
+def outgoing(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message from elsewhere as it goes out: of an answer, the solution alone.
+
+    One whose thought stands apart already, in a field of its own, is not split again.
+    """
+    apart = any(name in message for name in _THOUGHT_FIELDS)
+    kept = {key: value for key, value in message.items() if key not in _THOUGHT_FIELDS}
+    if message["role"] == "assistant" and kept.get("content") is not None and not apart:
         splitter = ThinkSplitter()
         splitter.feed(_text(message))
         splitter.close()
@@ -122,29 +140,78 @@ def _without_thought(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Conversation:
-    """A history that grows by one turn for each reply that ended well, and what was learned from its replies."""
+    """A history that grows by one turn for each reply that ended well, and what was learned from its replies.
+
+    A history from elsewhere is split once, when it comes in; what was kept of a reply is sent as it is.
+    """
 
     def __init__(self, history: Iterable[Mapping[str, Any]] = ()) -> None:
-        self.history: list[dict[str, Any]] = [dict(message) for message in _check_history(history)]
+        self.history: list[dict[str, Any]] = [dict(message) for message in check_history(history)]
         """Messages with role and content, oldest first; all of them, also those that no longer fit in the context."""
+        self.said: list[dict[str, Any]] = [outgoing(message) for message in self.history]
+        """The same messages as they go out."""
         self.opener_swallowed: bool = False
         """Whether a reply closed a thought that it had not opened: the next one's opener is assumed."""
         self.noted: bool = False
         """Whether a reply without a thought has been remarked on."""
 
-    def record(self, prompt: str, reply: Reply) -> None:
-        """Keep what is to be kept of a turn that has ended."""
+    def record(self, asked: Sequence[Mapping[str, Any]], reply: Reply) -> dict[str, Any] | None:
+        """Keep what is to be kept of a turn that has ended: what was `asked`, and the answer, which is returned."""
         self.opener_swallowed = self.opener_swallowed or reply.opener_swallowed
         self.noted = self.noted or bool(reply.notes)
-        if reply.outcome in KEPT:
-            answer: dict[str, Any] = {"role": "assistant", "content": reply.solution}
-            if reply.tool_calls:
-                answer["tool_calls"] = [
-                    {"id": call.id, "type": call.type, "function": {"name": call.name, "arguments": call.arguments}}
-                    for call in reply.tool_calls
-                ]
-            self.history += [{"role": "user", "content": prompt}, answer]
+        if reply.outcome not in KEPT:
+            return None
+        answer: dict[str, Any] = {"role": "assistant", "content": reply.solution}
+        if reply.tool_calls:
+            answer["tool_calls"] = [
+                {"id": call.id, "type": call.type, "function": {"name": call.name, "arguments": call.arguments}}
+                for call in reply.tool_calls
+            ]
+        for message in (*asked, answer):
+            self.history.append(dict(message))
+            self.said.append(dict(message))
+        return answer
 
     def clear(self) -> None:
         """Forget the history; what was learned of the server stays."""
         self.history.clear()
+        self.said.clear()
+
+    def open_calls(self) -> list[str]:
+        """The ids of the newest answer's tool calls that have no result yet, in their order."""
+        answered: set[Any] = set()
+        for message in reversed(self.said):
+            if message["role"] != "tool":
+                calls = message.get("tool_calls") if message["role"] == "assistant" else None
+                ids = [str(call.get("id", "")) for call in calls or () if isinstance(call, Mapping)]
+                return [one for one in ids if one not in answered]
+            answered.add(message.get("tool_call_id"))
+        return []
+
+
+def result_messages(results: Any, open_calls: Sequence[str]) -> list[dict[str, Any]]:
+    """The messages that answer tool calls: of pairs of id and text, a mapping of them, or messages already.
+
+    Raises InvalidRequest for a result that answers no open call, one given twice, and a call that gets none.
+    """
+    pairs: list[Any] = list(results.items()) if isinstance(results, Mapping) else list(results)
+    found: dict[str, dict[str, Any]] = {}
+    for number, pair in enumerate(pairs):
+        if isinstance(pair, Mapping):
+            message = dict(pair)
+        elif isinstance(pair, Sequence) and not isinstance(pair, str | bytes) and len(pair) == 2:
+            message = {"role": "tool", "tool_call_id": pair[0], "content": pair[1]}
+        else:
+            raise InvalidRequest(f"tool_results[{number}] is {pair!r}: it takes a call's id with its result, as a text")
+        name = message.get("tool_call_id")
+        if message.get("role") != "tool" or not isinstance(name, str) or not isinstance(message.get("content"), str):
+            raise InvalidRequest(f"tool_results[{number}] takes role 'tool', a tool_call_id and content, a text")
+        if name not in open_calls or name in found:
+            why = "is answered twice" if name in found else "is no call that waits for its result"
+            there = f"those that do: {', '.join(open_calls)}" if open_calls else "none does"
+            raise InvalidRequest(f"tool_results[{number}]: {name!r} {why}; {there}")
+        found[name] = message
+    missing = [name for name in open_calls if name not in found]
+    if missing:
+        raise InvalidRequest(f"tool_results has no result for {', '.join(map(repr, missing))}: each call needs one")
+    return [found[name] for name in open_calls]

@@ -31,7 +31,7 @@ from ..server import Server, learn_limit, listing, look_up
 from ..server import context_length as known_context_length
 from ..wire.bodies import check_model
 from ..wire.parameters import check, rescue_settings
-from .conversation import Conversation, build_messages, merge_instructions
+from .conversation import Conversation, assemble, merge_instructions, result_messages
 from .counting import Counter, Message, OneToken, Own, bound, sources
 from .facts import MODEL_KEY, SAMPLING, choose_model
 from .template import probe as probe_model
@@ -130,21 +130,25 @@ def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, d
 class Turn:
     """One question of a conversation."""
 
-    def __init__(self, talk: Talk, prompt: str, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, talk: Talk, prompt: str | None, parameters: Mapping[str, Any], tool_results: Any = None) -> None:
         phi = talk.phi
+        self._results = [] if tool_results is None else result_messages(tool_results, talk.open_calls())
+        self._before = [*talk.said, *self._results]
+        if prompt is None and (not self._before or self._before[-1]["role"] not in ("tool", "user")):
+            raise InvalidRequest("there is no prompt: it takes one, or a history that ends in what is to be answered")
         self._talk = talk
         self._phi = phi
         self._prompt = prompt
         self._rescue, asked = told_apart(phi.rescue, parameters)
         self._fields = {**SAMPLING, **phi.parameters, **asked}
         # Built now, so that a prompt or a history that can't be sent is refused before anything is.
-        build_messages(prompt, history=talk.history, instructions=talk.instructions)
+        assemble(prompt, self._before, instructions=talk.instructions)
 
     def prepared(self) -> Flow[Request]:
         """The request, with what of the history fits."""
         talk, phi = self._talk, self._phi
         model = yield from named(phi, talk.model)
-        messages = yield from messages_of(talk, model, self._prompt)
+        messages = yield from messages_of(talk, model, self._prompt, self._before)
         window = yield from self._window(model, messages)
         return Request(
             CHAT,
@@ -202,7 +206,8 @@ class Turn:
     def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
         """Keep the turn, and what it has told of the server."""
         server, model = self._phi.server, request.body["model"]
-        self._talk.record(self._prompt, reply)
+        asked = [] if self._prompt is None else [{"role": "user", "content": self._prompt}]
+        answer = self._talk.record([*self._results, *asked], reply)
         if isinstance(error, ModelNotFound):
             server.changed()
         info = server.find(model)
@@ -213,7 +218,6 @@ class Turn:
             limit = server.facts(model).learned or (info and info.loaded_context_length)
             if limit and tokens > limit:  # it holds more than was known
                 server.changed()
-            answer = {"role": "assistant", "content": reply.solution}
             written = reply.usage.completion_tokens if reply.usage else None
             self._learn(request, tokens, answer=answer, answer_tokens=written, thought=reply.thought or "")
 
@@ -262,13 +266,13 @@ def named(phi: Phi, model: str | None) -> Flow[str]:
     return check_model(name) if name is not None else (yield from phi4_model(phi.server))
 
 
-def messages_of(talk: Talk, model: str, prompt: str | None) -> Flow[list[dict[str, Any]]]:
+def messages_of(talk: Talk, model: str, prompt: str | None, before: Sequence[Message]) -> Flow[list[dict[str, Any]]]:
     """All messages of a conversation, with or without a system message, as the server's template wants it."""
     omit = talk.phi.system == "omit"
     if talk.phi.system == "auto":
         found = yield from probe_model(talk.phi.server, model)
         omit = found.advice == "omit"
-    return build_messages(prompt, history=talk.history, instructions=talk.instructions, with_system=not omit)
+    return assemble(prompt, before, instructions=talk.instructions, with_system=not omit)
 
 
 def context_length_of(phi: Phi, model: str) -> Flow[int | None]:

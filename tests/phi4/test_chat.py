@@ -494,7 +494,7 @@ def test_tools_are_counted_with_the_prompt(face: Face) -> None:
 def test_every_outcome_has_its_line_in_the_table(outcome: Outcome) -> None:
     """A turn is kept whole, or not at all."""
     conversation = Conversation(BEFORE)
-    conversation.record(NEXT, Reply(outcome, "t", True, "s", "r"))
+    conversation.record([{"role": "user", "content": NEXT}], Reply(outcome, "t", True, "s", "r"))
     kept = outcome in (Outcome.COMPLETE, Outcome.SOLUTION_TRUNCATED)
     assert conversation.history == [*BEFORE, *(said(NEXT, "s") if kept else [])]
 
