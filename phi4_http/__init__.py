@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from .phi4.counting import Counter as Counter
     from .phi4.facts import SYSTEM_PROMPT as SYSTEM_PROMPT
     from .phi4.structured import JsonReply as JsonReply
+    from .phi4.structured import Validator as Validator
     from .phi4.template import Probe as Probe
     from .reply.decoder import ReplyDecoder as ReplyDecoder
     from .reply.rescue import Rescue as Rescue
@@ -117,7 +118,7 @@ _HOME = homes(
         "phi4.counting": "Count Counter",
         "phi4.facts": "SYSTEM_PROMPT",
         "phi4.asking": "Counted ToolResults",
-        "phi4.structured": "JsonReply",
+        "phi4.structured": "JsonReply Validator",
         "phi4.template": "Probe",
         "reply.decoder": "ReplyDecoder",
         "reply.rescue": "Rescue",

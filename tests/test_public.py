@@ -40,7 +40,8 @@ PUBLIC = [
     "ReplyStream", "Rescue", "Revised", "Runtime", "SYSTEM_PROMPT", "ServerError", "ServerStats",
     "ServerStatus", "ServerUnreachable", "SilentOverflow", "Solution", "SolutionTruncated", "Stats",
     "StreamCut", "Tape", "TapeError", "TapeMismatch", "TextChoice", "TextEvent", "ThinkSplitter", "Thinking",
-    "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "ToolResults", "UnsupportedSetting", "Usage", "Way",
+    "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "ToolResults", "UnsupportedSetting", "Usage",
+    "Validator", "Way",
 ]
 # fmt: on
 each_name = pytest.mark.parametrize("name", PUBLIC)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -52,7 +54,11 @@ def register(commands: Any) -> None:
     add_prompt(parser)
     parser.add_argument("--json", action="store_true", help="one event a line, on stdout")
     parser.add_argument(
-        "--history", type=Path, metavar="FILE", help="a JSON file of messages: read first, appended after"
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="a JSON file of messages: read first, appended after; one that ends in a question or in results of tools "
+        "is gone on with where no prompt is given",
     )
     add_request(parser)
     parser.set_defaults(run=run)
@@ -103,8 +109,12 @@ def add_showing(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Ask, and print the reply."""
-    prompt = read_prompt(options)
-    before = history.load(options.history, missing_is_empty=True) if options.history else []
+    with history_of(options, output) as before:
+        prompt = read_prompt(options, needed=not before or before[-1].get("role") not in ("tool", "user"))
+        return _ask(prompt, before, options, output)
+
+
+def _ask(prompt: str | None, before: Sequence[Mapping[str, Any]], options: argparse.Namespace, output: Output) -> int:
     from ..client.blocking import Phi4
 
     with connect(options) as client:
@@ -117,8 +127,19 @@ def run(options: argparse.Namespace, output: Output) -> int:
     return code
 
 
-def read_prompt(options: argparse.Namespace) -> str:
-    """The prompt, from where the arguments say. Raises InvalidRequest where there is none."""
+@contextlib.contextmanager
+def history_of(options: argparse.Namespace, output: Output) -> Generator[list[dict[str, Any]], None, None]:
+    """The messages of `--history`, which is this command's alone meanwhile, and can be saved; none, without it."""
+    if options.history is None:
+        yield []
+        return
+    history.check_writable(options.history)
+    with history.locked(options.history, lambda: output.note(f"phi4_http: waiting: {options.history} is in use")):
+        yield history.load(options.history, missing_is_empty=True)
+
+
+def read_prompt(options: argparse.Namespace, *, needed: bool = True) -> str | None:
+    """The prompt, from where the arguments say. Raises InvalidRequest where there is none and one is `needed`."""
     if options.file is not None:
         if options.prompt is not None:
             raise InvalidRequest("a prompt and a file were given: give one of them")
@@ -131,6 +152,8 @@ def read_prompt(options: argparse.Namespace) -> str:
             return sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InvalidRequest(f"stdin is not UTF-8: {error}") from None
+    if options.prompt is None and not needed:
+        return None
     if options.prompt is None:
         raise InvalidRequest("no prompt was given: as an argument, with --file, or - for stdin")
     return str(options.prompt)

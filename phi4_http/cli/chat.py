@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidRequest, Phi4Error
 from ..events import Reply
 from . import history
-from .asking import add_request, ask_parameters, print_reply, stats_line
+from .asking import add_request, ask_parameters, history_of, print_reply, stats_line
 from .exits import INTERRUPTED
 from .loading import ready_phi
 from .output import Output
@@ -40,18 +40,22 @@ def register(commands: Any) -> None:
         help="a conversation in the terminal",
         description="A conversation: each turn sees what of the earlier ones fits. /help lists its commands.",
     )
-    parser.add_argument("--history", type=Path, metavar="FILE", help="begin with a saved conversation")
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="a saved conversation: begun with where it is there, saved after every turn",
+    )
     add_request(parser)
     parser.set_defaults(run=run, json=False)
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Talk, until the person leaves."""
-    before = history.load(options.history) if options.history else []
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]  # gives `input` line editing and a history
 
-    with connect(options) as client:
+    with history_of(options, output) as before, connect(options) as client:
         phi = ready_phi(client, options, output)
         return _Session(phi, phi.chat(before), output, options).talk()
 
@@ -135,6 +139,8 @@ class _Session:
         stream = self._chat.stream(said, **ask_parameters(self._options))
         if print_reply(stream, self._output, self._options) != INTERRUPTED:
             self._reply = stream.result
+            if self._options.history:
+                history.save(self._options.history, self._chat.history)
             self._output.dim(f"{self._fullness(stream.result)}\n")
 
     def _fullness(self, reply: Reply) -> str:
@@ -165,4 +171,7 @@ class _Session:
 def _path(name: str, command: str) -> Path:
     if not name:
         raise InvalidRequest(f"{command} takes a file's name")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # the home of a user that there is not
+        raise InvalidRequest(f"{command} {name}: {error}") from None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..wire.parameters import AskParameters
-    from .structured import JsonReply
+    from .structured import JsonReply, Validator
 
 
 # --- what is asked of a Phi4 ------------------------------------------------------------------------------------------
@@ -59,6 +59,7 @@ def ask_json(
     prompt: str,
     schema: Mapping[str, Any],
     *,
+    validate: Validator | None = None,
     repair: bool = False,
     history: Iterable[Mapping[str, Any]] = (),
     instructions: str | None = None,
@@ -67,21 +68,37 @@ def ask_json(
 ) -> Flow[JsonReply]:
     """Ask for JSON that fits a schema, and take it out of the solution: the model still thinks first.
 
-    `repair` asks once more, with what was wrong, before giving up. Raises NoJson, with the text.
+    The schema is checked before anything is asked; a keyword that can't be checked here is an InvalidRequest, unless
+    `validate` is given, such as `jsonschema.validate`: called with value and schema, it raises or returns False where
+    they don't fit. `repair` asks once more, with what was wrong, before giving up. Raises NoJson, with the text and, in
+    `partial`, the reply.
     """
     from . import structured
 
-    talk = Talk(phi, history, instructions, model)
-    asked = structured.request(prompt, schema)
+    asked = structured.request(prompt, schema, validate)
+    return _ask_json(Talk(phi, history, instructions, model), asked, schema, validate, repair=repair, **parameters)
+
+
+def _ask_json(
+    talk: Talk,
+    asked: str,
+    schema: Mapping[str, Any],
+    validate: Validator | None,
+    *,
+    repair: bool,
+    **parameters: Unpack[AskParameters],
+) -> Flow[JsonReply]:
+    from . import structured
+
     reply = yield from ask_turn(talk, asked, **parameters)
     try:
-        return structured.read(reply, schema)
+        return structured.read(reply, schema, validate)
     except NoJson as error:
         if not repair:
             raise
         again = structured.repair(asked, error)
     reply = yield from ask_turn(talk, again, **parameters)
-    return structured.read(reply, schema, repaired=True)
+    return structured.read(reply, schema, validate, repaired=True)
 
 
 def chat(

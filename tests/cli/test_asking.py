@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -313,14 +314,27 @@ def test_a_file_that_is_no_conversation_is_refused(tmp_path: Path, content: str)
     assert "Traceback" not in ran.err
 
 
-def test_a_reply_that_cannot_be_saved_is_shown_all_the_same(tmp_path: Path) -> None:
-    """Exit code 2, and the file's name."""
+def test_a_history_that_cannot_be_saved_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    """Exit code 2, and the file's name: no minutes of a model are spent on what would be lost."""
     file = tmp_path / "missing" / "talk.json"
     with StandIn() as server:
         ran = run(server, "ask", "Why?", "--history", str(file))
-    assert (ran.code, ran.out) == (2, "The answer is 4.\n")
+        assert server.chats == []
+    assert (ran.code, ran.out) == (2, "")
     assert "talk.json" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_askers_at_once_keep_each_others_turns(tmp_path: Path) -> None:
+    """Six of them, one file: twelve messages, each question followed by its answer."""
+    file = tmp_path / "talk.json"
+    with StandIn() as server, ThreadPoolExecutor(6) as pool:
+        ran = list(pool.map(lambda n: run(server, "ask", f"Question {n}?", "--history", str(file)), range(6)))
+    assert [one.code for one in ran] == [0] * 6, ran
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    assert sorted(message["content"] for message in kept[::2]) == [f"Question {number}?" for number in range(6)]
+    assert [message["role"] for message in kept] == ["user", "assistant"] * 6
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
 @posix
@@ -528,14 +542,25 @@ def test_chat_goes_on_after_a_failure() -> None:
 
 
 def test_chat_begins_with_a_saved_conversation(tmp_path: Path) -> None:
-    """It is sent with the first turn; the file is not written."""
-    file = saved(tmp_path / "talk.json")
-    before = file.read_bytes()
+    """It is sent with the first turn, and has the new ones after it; a file that is not there yet is made."""
+    file, new = saved(tmp_path / "talk.json"), tmp_path / "new.json"
     with StandIn() as server:
         assert run(server, "chat", "--history", str(file), stdin="Why?\n").code == 0
         assert server.chats[0]["messages"] == build_messages("Why?", history=BEFORE)
-        assert run(server, "chat", "--history", str(tmp_path / "none"), stdin="Why?\n").code == 2
-    assert file.read_bytes() == before
+        assert run(server, "chat", "--history", str(new), stdin="Why?\n").code == 0
+        assert server.chats[1]["messages"] == build_messages("Why?")
+    turn = json.loads(new.read_text(encoding="utf-8"))
+    assert [message["role"] for message in turn] == ["user", "assistant"]
+    assert json.loads(file.read_text(encoding="utf-8")) == [*BEFORE, *turn]
+
+
+def test_a_conversation_goes_on_where_it_cannot_be_saved(tmp_path: Path) -> None:
+    """The command's error is told; the turns before it are still there."""
+    with StandIn() as server:
+        ran = run(server, "chat", stdin=f"Why?\n/save {tmp_path / 'missing' / 'talk.json'}\nAnd then?\n")
+        assert [message["role"] for message in server.chats[1]["messages"][1:]] == ["user", "assistant", "user"]
+    assert ran.code == 0
+    assert "talk.json can't be written" in ran.err
 
 
 def test_chat_says_what_was_not_sent() -> None:

@@ -16,7 +16,8 @@ from phi4.standin import StandIn
 from phi4_http.errors import InvalidRequest, NoJson, StreamCut
 from phi4_http.events import Outcome, Reply
 from phi4_http.phi4.conversation import build_messages
-from phi4_http.phi4.structured import mismatches, read, repair, request
+from phi4_http.phi4.schema import mismatches
+from phi4_http.phi4.structured import read, repair, request
 
 PERSON: Mapping[str, Any] = {
     "type": "object",
