@@ -40,7 +40,7 @@ PUBLIC = [
     "ReplyStream", "Rescue", "Revised", "Runtime", "SYSTEM_PROMPT", "ServerError", "ServerStats",
     "ServerStatus", "ServerUnreachable", "SilentOverflow", "Solution", "SolutionTruncated", "Stats",
     "StreamCut", "Tape", "TapeError", "TapeMismatch", "TextChoice", "TextEvent", "ThinkSplitter", "Thinking",
-    "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "UnsupportedSetting", "Usage", "Way",
+    "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "UnsupportedSetting", "Usage", "Waiting", "Way",
 ]
 # fmt: on
 each_name = pytest.mark.parametrize("name", PUBLIC)
@@ -309,6 +309,7 @@ def test_the_type_of_events_names_all_of_them() -> None:
         "Thought",
         "Solution",
         "Revised",
+        "Waiting",
         "Finished",
     }
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import httpx
 
 from ..errors import InvalidRequest
+from ..limits import Timeouts
 from ..phi4.conversation import Conversation
 from ..phi4.request import Phi
 from ..server import DEFAULT_URL, Server
-from .http import Timeouts, client_options, endpoint, proxied, transport_options, usable_settings
+from .http import client_options, endpoint, proxied, transport_options, usable_settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -50,7 +51,7 @@ class Connected(Generic[HttpClient, Transport]):
             raise InvalidRequest(f"token is a {type(token).__name__}: it takes a text")
         self._lms = lms
         self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
-        self._state = Server(self._endpoint.url)
+        self._state = Server(self._endpoint.url, self._endpoint.timeouts)
         self._owned = http_client is None
         self._http: HttpClient = self._made(transport) if http_client is None else http_client
 

@@ -31,13 +31,16 @@ def stream(
     history: Iterable[Mapping[str, Any]] = (),
     instructions: str | None = None,
     model: str | None = None,
+    waiting: bool = False,
     **parameters: Unpack[AskParameters],
 ) -> Replying:
     """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first.
 
+    With `waiting`, entering returns at once, and `Waiting` events come until the model says something.
+
     Raises InvalidRequest, before anything is sent, for what can't be sent.
     """
-    return stream_turn(Talk(phi, history, instructions, model), prompt, **parameters)
+    return stream_turn(Talk(phi, history, instructions, model), prompt, waiting=waiting, **parameters)
 
 
 def ask(
@@ -125,9 +128,9 @@ def count(
 # --- what is asked of a conversation ----------------------------------------------------------------------------------
 
 
-def stream_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Replying:
-    """The next turn, as it comes. It is in the history once the block is left."""
-    return Replying(talk.phi.server.url, Turn(talk, prompt, parameters))
+def stream_turn(talk: Talk, prompt: str, *, waiting: bool = False, **parameters: Unpack[AskParameters]) -> Replying:
+    """The next turn, as it comes; `waiting` is as in `Phi4.stream`. It is in the history once the block is left."""
+    return Replying(talk.phi.server, Turn(talk, prompt, parameters), waiting=waiting)
 
 
 def ask_turn(talk: Talk, prompt: str, **parameters: Unpack[AskParameters]) -> Flow[Reply]:
