@@ -123,7 +123,8 @@ def stream_chat_completion(
 ) -> Replying:
     """A chat completion as it comes, thought and solution told apart.
 
-    With `waiting`, entering returns at once, and `Waiting` events come until the model says something.
+    With `waiting`, entering returns at once, and `Waiting` events come until the model says something. A server that
+    says that its model is loading is then asked again, for as long as the client's `Timeouts` allow.
     """
     body = chat_body(model, messages, parameters)
     return _stream(server, path(api, "chat/completions"), body, opener, closer, waiting=waiting)

@@ -12,7 +12,7 @@ dataclass takes a millisecond to make when it is imported, and there are many.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .errors import Phi4Error
@@ -99,6 +99,10 @@ class Channel(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers of the answer."""
+        ...
+
+    def left(self) -> Sequence[Line]:
+        """Of a channel that was closed before its end: the event that had come without its end, if any."""
         ...
 
 

@@ -26,9 +26,6 @@ GRACE = 2.0
 """Seconds that a reply which has its finish reason waits for its token counts and its end. Servers send them in the
 same moment; some keep the connection open after that, and say no more."""
 
-LOADING = 600.0
-"""Seconds that a server which says that its model is loading is asked again for, where `Waiting` events are wanted."""
-
 REPORT = 1.0
 """Seconds between two `Waiting` events."""
 

@@ -17,7 +17,7 @@ from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .binding import Module, awaited, making
 from .http import request_options, translated
-from .incoming import Incoming
+from .incoming import Incoming, Unpacking
 from .stream import AsyncReplyStream
 
 if TYPE_CHECKING:
@@ -187,7 +187,13 @@ class _Channel(Incoming):
             return self.response.aiter_bytes()
         if unpacking is None:
             return self.response.aiter_raw()
-        return (piece async for data in self.response.aiter_raw() for piece in unpacking.feed(data))
+        return self._unpacked(unpacking)
+
+    async def _unpacked(self, unpacking: Unpacking) -> AsyncIterator[bytes]:
+        async for data in self.response.aiter_raw():
+            for piece in unpacking.feed(data):
+                yield piece
+        unpacking.close()
 
     async def read_all(self, *, lenient: bool) -> Answer:
         """The whole body, whatever it is; with `lenient`, as much of it as comes."""

@@ -5,6 +5,7 @@ One call at a time; the thread begins with the first. It is a daemon: a call tha
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -49,13 +50,18 @@ class Aside:
         self._calls.put(None)
         return True
 
-    def abandon(self, shut: Callable[[], None], close: Callable[[], None]) -> None:
-        """Nobody waits for the call that runs: `shut` makes it end, and `close` comes after it."""
+    def abandon(self, shut: Callable[[], None], close: Callable[[], None]) -> Any:
+        """The call that runs is not waited for: `shut` makes it end, and `close` comes after it. What it gave at last,
+        if it did."""
         self._last = close
         self._calls.put(None)
         shut()
         if self._thread is not None:
             self._thread.join(_ENDING)
+        self._running = False
+        with contextlib.suppress(Empty):
+            return self._results.get_nowait()[0]
+        return None
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:

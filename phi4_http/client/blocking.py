@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,7 +19,7 @@ from .aside import Aside
 from .base import Asking, Connected, Talking
 from .binding import Module, blocking, making
 from .http import request_options, translated
-from .incoming import Incoming
+from .incoming import Incoming, Unpacking
 from .stream import ReplyStream
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class LMStudio(Connected[httpx.Client, httpx.BaseTransport]):
         """Close every connection."""
         if self._owned:
             self._http.close()
+        if self._fresh is not None:
+            self._fresh.close()
 
     def __enter__(self) -> Self:
         return self
@@ -112,15 +114,29 @@ class LMStudio(Connected[httpx.Client, httpx.BaseTransport]):
             return channel.close() if isinstance(step, Close) else channel.read_all(lenient=True)
         raise TypeError(f"{step!r} is not a step")
 
+    _fresh: httpx.Client | None = None
+
+    def _making_new(self) -> httpx.Client:
+        """A client that makes a new connection for each request. Where a wait for a head may be given up, the
+        connection must be known, to be shut under whoever waits for it, and httpx shows new ones alone."""
+        if not self._network or self._http.is_closed:
+            return self._http
+        if self._fresh is None:
+            self._fresh = self._made(None, keep=0)
+        return self._fresh
+
     def _open(self, step: Open) -> _Channel:
         """Send a request; its answer, as soon as the head is there, or the time is over."""
         if isinstance(step.opening, _Channel):
             channel = step.opening
         else:
+            http = self._http if step.seconds is None else self._making_new()
             with translated(self.url):
-                sent = self._http.build_request(**request_options(self._endpoint, step.request))
+                sent = http.build_request(**request_options(self._endpoint, step.request))
             channel = _Channel(self._endpoint.url, step.request, self.timeouts)
-            channel.send = lambda: self._http.send(sent, stream=True)
+            channel.send = lambda: http.send(sent, stream=True)
+            if step.seconds is not None:
+                sent.extensions["trace"] = channel.trace
         if step.seconds is None:
             channel.open()
         else:
@@ -139,7 +155,6 @@ class _Channel(Incoming):
     _pieces: Iterator[bytes] | None = None
     _aside: Aside | None = None
     _reading = False
-    _closed = False
 
     def open(self) -> None:
         """Send the request and wait for the head of the answer."""
@@ -185,7 +200,12 @@ class _Channel(Incoming):
             return self.response.iter_bytes()
         if unpacking is None:
             return self.response.iter_raw()
-        return (piece for data in self.response.iter_raw() for piece in unpacking.feed(data))
+        return self._unpacked(unpacking)
+
+    def _unpacked(self, unpacking: Unpacking) -> Iterator[bytes]:
+        for data in self.response.iter_raw():
+            yield from unpacking.feed(data)
+        unpacking.close()
 
     def read_all(self, *, lenient: bool) -> Answer:
         """The whole body, whatever it is; with `lenient`, as much of it as comes."""
@@ -201,13 +221,21 @@ class _Channel(Incoming):
 
     def close(self) -> None:
         """Close the connection, which stops the model. A read that goes on in another thread ends."""
-        self._closed = True
         if self._aside is not None and not self._aside.over():
-            self._aside.abandon(self._shut, self._close)
+            self._given_up = True
+            self._late = self._aside.abandon(self._shut, self._close) or []
         else:
             if self._reading:
                 self._shut()
             self._close()
+
+    def left(self) -> list[ServerSentEvent]:
+        """The event that has come without its end, if any; once."""
+        late, self._late = self._late, []
+        return late or super().left()
+
+    _late: list[ServerSentEvent] = []  # noqa: RUF012  # never changed in place
+    """What the read gave that was ended by closing."""
 
     def _close(self) -> None:
         if self.opened:
@@ -223,6 +251,14 @@ class _Channel(Incoming):
 
     stream: Any = None
     """The connection, as soon as it stands."""
+    _given_up = False
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Called by httpcore with what it does: here, with the connection that it has made."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self.stream = info["return_value"]
+            if self._given_up:
+                self._shut()
 
 
 class Chat(Talking[LMStudio]):

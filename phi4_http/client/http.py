@@ -30,6 +30,9 @@ TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 # The server closes a connection that idles for 5 s; one that is nearly as old is not used again.
 _KEEPALIVE_EXPIRY = 4.0
 
+KEPT = 10
+"""Idle connections that are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -90,14 +93,14 @@ def proxied(base: str) -> bool:
     return not {parts.scheme, "all"}.isdisjoint(urllib.request.getproxies())
 
 
-def client_options(base: str) -> dict[str, Any]:
-    """Arguments for `httpx.Client` and `httpx.AsyncClient`."""
-    return {"trust_env": proxied(base), "verify": _verify(base), "limits": _limits()}
+def client_options(base: str, *, keep: int = KEPT) -> dict[str, Any]:
+    """Arguments for `httpx.Client` and `httpx.AsyncClient`, which keep so many idle connections."""
+    return {"trust_env": proxied(base), "verify": _verify(base), "limits": _limits(keep)}
 
 
-def transport_options(base: str) -> dict[str, Any]:
+def transport_options(base: str, *, keep: int = KEPT) -> dict[str, Any]:
     """Arguments for `httpx.HTTPTransport` and `httpx.AsyncHTTPTransport`, for connections with no proxy between."""
-    return {"verify": _verify(base), "limits": _limits(), "socket_options": _keepalive()}
+    return {"verify": _verify(base), "limits": _limits(keep), "socket_options": _keepalive()}
 
 
 def _verify(base: str) -> bool:
@@ -105,8 +108,8 @@ def _verify(base: str) -> bool:
     return not base.startswith("http://")
 
 
-def _limits() -> httpx.Limits:
-    return httpx.Limits(max_connections=None, max_keepalive_connections=10, keepalive_expiry=_KEEPALIVE_EXPIRY)
+def _limits(keep: int) -> httpx.Limits:
+    return httpx.Limits(max_connections=None, max_keepalive_connections=keep, keepalive_expiry=_KEEPALIVE_EXPIRY)
 
 
 def _keepalive() -> list[tuple[int, int, int]]:

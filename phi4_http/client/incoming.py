@@ -87,14 +87,19 @@ class Incoming:
 
     def ended(self) -> list[ServerSentEvent] | None:
         """The body has ended, well or badly: the event that was left, then None, or the fault."""
-        events, self._events = self._events, None
-        left = []
-        if events is not None:
-            left = events.close()
-            self._unread = events.unread
+        left = self.left()
         if not left and self.fault is not None:
             raise self.fault
         return left or None
+
+    def left(self) -> list[ServerSentEvent]:
+        """The event that has come without its end, if any; once."""
+        events, self._events = self._events, None
+        if events is None:
+            return []
+        left = events.close()
+        self._unread = events.unread
+        return left
 
     # A whole answer
 
@@ -175,3 +180,8 @@ class Unpacking:
             self._body.inflated(self._came, self._made)
             if piece:
                 yield piece
+
+    def close(self) -> None:
+        """There is no more. Raises httpx.DecodingError where there should be."""
+        if self._came and not self._unpacker.eof:
+            raise httpx.DecodingError("its compressed body breaks off")

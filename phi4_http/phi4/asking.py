@@ -36,7 +36,8 @@ def stream(
 ) -> Replying:
     """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first.
 
-    With `waiting`, entering returns at once, and `Waiting` events come until the model says something.
+    With `waiting`, entering returns at once, and `Waiting` events come until the model says something. A server that
+    says that its model is loading is then asked again, for as long as the client's `Timeouts` allow.
 
     Raises InvalidRequest, before anything is sent, for what can't be sent.
     """

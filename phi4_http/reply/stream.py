@@ -15,14 +15,14 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..errors import ContextOverflow, InvalidRequest, ModelLoading, Phi4Error
+from ..errors import ContextOverflow, InvalidRequest, ModelLoading, Phi4Error, ServerUnreachable
 from ..events import Event, Reply, Waiting
 from ..flow import Answer, Channel, Close, Flow, Http, Open, Read, ReadAll, Sleep, Step
-from ..limits import LOADING, REPORT, Timeouts
+from ..limits import REPORT, Timeouts
 from ..wire.bodies import streamed
 from ..wire.refusals import refusal
 from .decoder import ReplyDecoder
-from .patience import Patience, out_of_time
+from .patience import Limit, Patience, out_of_time
 from .rescue import Rescue
 
 STREAM_TYPE = "text/event-stream"
@@ -236,6 +236,8 @@ class Replying:
                 yield from self._answer(self._request, self._decoder)
         except Phi4Error as error:
             fault = error
+        if self._channel is not None:
+            self._decoder.unread = self._channel.unread
         yield self._decoder.close(time.monotonic(), fault)
         if self._decoder.error is not None:
             raise self._decoder.error
@@ -274,10 +276,8 @@ class Replying:
                 return (yield from self._open_or_fitted(self._request))
             except ModelLoading:
                 now = time.monotonic()
-                if not self._waiting or now - self._patience.started > LOADING:
-                    raise
-                if self._patience.over(now):
-                    raise
+                if not self._waiting or self._patience.limit() is None or self._patience.over(now):
+                    raise  # how long to ask again, only a time limit says
                 yield [self._wait(now, "loading")]
                 yield Sleep(REPORT)
 
@@ -323,25 +323,22 @@ class Replying:
         self._channel = channel
         while not channel.opened:
             now = time.monotonic()
-            yield from self._check_time(now, channel, 0)
+            over = patience.over(now)
+            if over is not None:
+                yield Close(channel)
+                raise self._out_of_time(over, channel, 0)
             yield [self._wait(now)]
             yield Open(step, patience.seconds(now, REPORT), channel)
         return channel
 
-    def _check_time(self, now: float, channel: Channel, events: int) -> Generator[Any, Any, None]:
-        """Raises ServerUnreachable where a limit is over."""
-        limit = self._patience.over(now)
-        if limit is None or not limit.name:
-            return
-        yield Close(channel)
-        characters = self._decoder.characters if self._decoder is not None else 0
-        raise out_of_time(
+    def _out_of_time(self, limit: Limit, channel: Channel, events: int) -> ServerUnreachable:
+        return out_of_time(
             limit,
             channel.url,
             opened=channel.opened,
             events=events,
             unread=channel.unread,
-            characters=characters,
+            characters=self._decoder.characters if self._decoder is not None else 0,
         )
 
     def _wait(self, now: float, phase: Literal["loading", "processing"] = "processing") -> Waiting:
@@ -385,6 +382,7 @@ class Replying:
         patience, heard = self._patience, 0
         timed = self._waiting or patience.limited
         report = REPORT if self._waiting else None
+        limit: Limit | None = None
         while True:
             finished = decoder.finished
             lines = yield Read(channel, patience.seconds(now(), report)) if timed or finished else read
@@ -409,11 +407,22 @@ class Replying:
             if decoder.done:
                 break
             if timed or finished:
-                yield from self._check_time(at, channel, heard)
-                if not lines and patience.over(at):
+                limit = patience.over(at)
+                if limit is not None and (limit.name or not lines):
                     break
-        decoder.unread = channel.unread
         yield Close(channel)
+        if limit is not None:
+            yield from self._late(limit, channel, heard)
+
+    def _late(self, limit: Limit, channel: Channel, events: int) -> Generator[list[Event], None, None]:
+        """A time limit is over. Raises that, unless the event that was left without its end says more."""
+        decoder, at = self._decoder, time.monotonic()
+        assert decoder is not None
+        late = self._out_of_time(limit, channel, events)
+        for line in channel.left():
+            yield decoder.feed(line.data, line.event, at)
+        if limit.name and not decoder.finished and decoder.error is None:
+            raise late
 
     def _answer(self, request: Request, decoder: ReplyDecoder) -> Generator[Step | list[Event], Any, None]:
         """The second part, over the raw prompt: the model goes on to its answer."""
