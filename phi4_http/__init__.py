@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .client.blocking import Chat as Chat
     from .client.blocking import LMStudio as LMStudio
     from .client.blocking import Phi4 as Phi4
-    from .client.http import Timeouts as Timeouts
     from .client.manager import AsyncModelManager as AsyncModelManager
     from .client.manager import ModelManager as ModelManager
     from .client.stream import AsyncReplyStream as AsyncReplyStream
@@ -68,6 +67,8 @@ if TYPE_CHECKING:
     from .events import Thought as Thought
     from .events import ToolCall as ToolCall
     from .events import Usage as Usage
+    from .events import Waiting as Waiting
+    from .limits import Timeouts as Timeouts
     from .lmstudio.config import LoadConfig as LoadConfig
     from .lmstudio.config import Way as Way
     from .lmstudio.lms.server import ServerStatus as ServerStatus
@@ -103,7 +104,6 @@ _HOME = homes(
         "api": "Api",
         "client.aio": "AsyncChat AsyncLMStudio AsyncPhi4",
         "client.blocking": "Chat LMStudio Phi4",
-        "client.http": "Timeouts",
         "client.manager": "AsyncModelManager ModelManager",
         "client.stream": "AsyncReplyStream ReplyStream",
         "errors": "Arrived AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply "
@@ -111,7 +111,8 @@ _HOME = homes(
         "ModelNotFound NoJson NotLMStudio Phi4Error ServerError ServerUnreachable SilentOverflow "
         "SolutionTruncated StreamCut TapeError TapeMismatch ThoughtUnclosed UnsupportedSetting",
         "events": "Event Finished Forced Outcome Reply Revised Solution Stats TextEvent Thinking Thought ToolCall "
-        "Usage",
+        "Usage Waiting",
+        "limits": "Timeouts",
         "lmstudio.config": "LoadConfig Way",
         "lmstudio.lms.server": "ServerStatus",
         "lmstudio.lms.text": "Estimate",

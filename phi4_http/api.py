@@ -118,11 +118,16 @@ def stream_chat_completion(
     api: Api = "openai",
     opener: Literal["auto", "assumed"] = "auto",
     closer: Literal["last", "first"] = "last",
+    waiting: bool = False,
     **parameters: Unpack[Parameters],
 ) -> Replying:
-    """A chat completion as it comes, thought and solution told apart."""
+    """A chat completion as it comes, thought and solution told apart.
+
+    With `waiting`, entering returns at once, and `Waiting` events come until the model says something. A server that
+    says that its model is loading is then asked again, for as long as the client's `Timeouts` allow.
+    """
     body = chat_body(model, messages, parameters)
-    return _stream(server, path(api, "chat/completions"), body, opener, closer)
+    return _stream(server, path(api, "chat/completions"), body, opener, closer, waiting=waiting)
 
 
 def stream_completion(
@@ -133,10 +138,16 @@ def stream_completion(
     api: Api = "openai",
     opener: Literal["auto", "assumed"] = "auto",
     closer: Literal["last", "first"] = "last",
+    waiting: bool = False,
     **parameters: Unpack[Parameters],
 ) -> Replying:
-    """The continuation of a raw prompt as it comes. `opener="assumed"` where the prompt ends inside a thought."""
-    return _stream(server, path(api, "completions"), completion_body(model, prompt, parameters), opener, closer)
+    """The continuation of a raw prompt as it comes. `opener="assumed"` where the prompt ends inside a thought.
+
+    `waiting` is as in `stream_chat_completion`.
+    """
+    return _stream(
+        server, path(api, "completions"), completion_body(model, prompt, parameters), opener, closer, waiting=waiting
+    )
 
 
 def _stream(
@@ -145,9 +156,11 @@ def _stream(
     body: Mapping[str, Any],
     opener: Literal["auto", "assumed"],
     closer: Literal["last", "first"],
+    *,
+    waiting: bool,
 ) -> Replying:
     chosen_tags(opener, closer)  # refuses what they can't be
-    return Replying(server.url, Plain(Request(path, body, opener, closer)))
+    return Replying(server, Plain(Request(path, body, opener, closer)), waiting=waiting)
 
 
 def _post(server: Server, api: Api, name: str, body: Mapping[str, Any], parse: Callable[[Any], T]) -> Flow[T]:

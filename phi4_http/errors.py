@@ -97,15 +97,23 @@ class UnsupportedSetting(InvalidRequest):
 
 
 class ServerUnreachable(Phi4Error):
-    """Nobody answered at `url`; `reason` says how that showed, `timed_out` whether a time limit ended it."""
+    """Nobody answered at `url`, or not so that it could be understood; `reason` says how that showed.
+
+    `timed_out` says whether a time limit ended the wait, `limit` which one (a field of `Timeouts`); `answered` whether
+    somebody is there who speaks another protocol, or breaks off.
+    """
 
     url: str
     reason: str
     timed_out: bool = False
+    limit: str | None = None
+    answered: bool = False
 
     def __str__(self) -> str:
         if self.timed_out:
             return f"{self.url} did not answer in time: {self.reason}."
+        if self.answered:
+            return f"{self.url} can't be talked to: {self.reason}."
         here = re.match(r"\w+://([^/?#]*@)?(localhost|[^/?#:]+\.localhost|127(\.\d+){3}|\[::1\])(?=[:/?#]|$)", self.url)
         start = "Start it with `lms server start`, or give another address."
         return f"no server at {self.url}: {self.reason}. {start if here else 'Check the address (`base_url`).'}"
@@ -253,20 +261,29 @@ class LmsTimeout(LmsError):
 
 
 class ContextOverflow(ServerError):
-    """The prompt does not fit: `needed` tokens asked for, `limit` tokens of context; None where nobody said."""
+    """The prompt does not fit: `needed` tokens asked for, `limit` tokens of context; None where nobody said.
+
+    `at_least` says that `needed` is a bound, since nobody has counted; `reserve` is tokens of the context that are kept
+    for the reply, which the prompt can't have.
+    """
 
     needed: int | None = None
     limit: int | None = None
     _: KW_ONLY
     message: str = ""
+    at_least: bool = False
+    reserve: int = 0
 
     def __str__(self) -> str:
-        needs = (
-            f"{self.needed:,} tokens are needed" if self.needed is not None else "more tokens are needed than there are"
-        )
+        needs = "it takes more tokens than there are"
+        if self.needed is not None:
+            needs = f"it takes {'at least ' if self.at_least else ''}{self.needed:,} tokens"
         has = f", the context holds {self.limit:,}" if self.limit is not None else ""
+        if self.reserve:
+            has += f", of which {self.reserve:,} are kept for the reply (`reserve`, or a smaller `max_tokens`)"
         return (
-            f"the prompt does not fit in the context: {needs}{has}. Load the model with a longer context, or send less."
+            f"the prompt does not fit in the context: {needs}{has}. Load the model with a longer context "
+            "(`context_length`), or send less."
         )
 
 

@@ -9,6 +9,10 @@ A consumer needs nothing else to follow a reply live:
                             the thought last closed (to empty, where none was opened)
     Finished(reply)         the last one: the reply, and how it ended
 
+A stream that was asked to (`waiting=True`) also says that it waits, before all of these:
+
+    Waiting(phase, seconds, share)
+
 No event carries an empty delta.
 """
 
@@ -190,8 +194,21 @@ class Finished:
     reply: Reply
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing was said yet. About one a second, and one for each word of the server's on how far it is."""
+
+    phase: Literal["loading", "queued", "processing"]
+    """What is waited for: the model is being loaded, others come first, or the prompt is being processed. What nobody
+    tells counts as processing."""
+    seconds: float
+    """Since the stream was entered."""
+    share: float | None = None
+    """How much of the prompt is processed, 0 to 1, where the server tells it (llama.cpp)."""
+
+
 TextEvent: TypeAlias = Thinking | Thought | Solution | Revised
 """What the splitter yields."""
 
-Event: TypeAlias = TextEvent | Finished
+Event: TypeAlias = TextEvent | Waiting | Finished
 """What a stream yields."""

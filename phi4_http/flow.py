@@ -12,7 +12,7 @@ dataclass takes a millisecond to make when it is imported, and there are many.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from .errors import Phi4Error
@@ -30,6 +30,8 @@ class Http(NamedTuple):
     """None: the client's own time limit for this kind of request."""
     slow: bool = False
     """The answer may take as long as a prompt takes to process or a model to load."""
+    limit: str = "timeout"
+    """What that time limit is called where it is told."""
 
 
 class Answer(NamedTuple):
@@ -39,6 +41,8 @@ class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    cut: bool = False
+    """Whether more was to come: the connection broke, or it is a refusal longer than anybody reads."""
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError where it is none."""
@@ -73,6 +77,16 @@ class Channel(Protocol):
     """What an `Open` step gives: the head of an answer whose body comes bit by bit. Header names are in lower case."""
 
     @property
+    def opened(self) -> bool:
+        """Whether the head of the answer has come; else status and headers say nothing yet."""
+        ...
+
+    @property
+    def unread(self) -> str:
+        """The start of what has come, as long as no event was in it."""
+        ...
+
+    @property
     def url(self) -> str:
         """The address that was asked."""
         ...
@@ -85,6 +99,10 @@ class Channel(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers of the answer."""
+        ...
+
+    def left(self) -> Sequence[Line]:
+        """Of a channel that was closed before its end: the event that had come without its end, if any."""
         ...
 
 
@@ -103,9 +121,15 @@ class Line(Protocol):
 
 
 class Open(NamedTuple):
-    """Send a request; the result is a `Channel`, as soon as the head of the answer is there."""
+    """Send a request; the result is a `Channel`, as soon as the head of the answer is there.
+
+    With `seconds`, the channel comes after that time at the latest, and may not be `opened` yet: handed in as
+    `opening`, it is waited for again.
+    """
 
     request: Http
+    seconds: float | None = None
+    opening: Channel | None = None
 
 
 class Read(NamedTuple):
@@ -119,7 +143,10 @@ class Read(NamedTuple):
 
 
 class ReadAll(NamedTuple):
-    """The rest of a channel's body, as an `Answer`: for one that turned out to be no stream."""
+    """The rest of a channel's body, as an `Answer`: for one that turned out to be no stream.
+
+    Of one that broke off, what came; of a refusal, no more than a stated limit.
+    """
 
     channel: Channel
 

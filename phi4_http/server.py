@@ -32,6 +32,7 @@ from .errors import (
     TapeMismatch,
 )
 from .flow import Answer, Flow, Http
+from .limits import Timeouts
 from .wire.listings import ModelInfo, parse_openai_models, parse_v0_models, parse_v1_models
 from .wire.refusals import read_answer
 
@@ -150,8 +151,9 @@ class ModelFacts:
 class Server:
     """One server: its address, and what is known of it. The state of every flow that asks it something."""
 
-    def __init__(self, url: str = DEFAULT_URL) -> None:
+    def __init__(self, url: str = DEFAULT_URL, timeouts: Timeouts | None = None) -> None:
         self.url = url
+        self.timeouts: Timeouts = timeouts or Timeouts()
         self.local: bool = is_loopback(url)
         self.listing: Listing | None = None
         self._lacks: set[str] = set()

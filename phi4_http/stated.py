@@ -90,9 +90,11 @@ class Stated(Exception):
         return self._sentence.format(self=self)
 
     def __repr__(self) -> str:
-        """With the facts that say something: a zero does, a False doesn't."""
+        """With the facts that say something: a zero does, a False or what is so by default doesn't."""
         said = (
-            f"{name}={value!r}" for name, value in self.facts.items() if value or (value == 0 and value is not False)
+            f"{name}={value!r}"
+            for name, value in self.facts.items()
+            if value or (value == 0 and value is not False and value is not getattr(type(self), name, None))
         )
         return f"{type(self).__name__}({', '.join(said)})"
 

@@ -21,7 +21,6 @@ from phi4_http import (
     NotLMStudio,
     Phi4Error,
     ServerError,
-    ServerUnreachable,
     StreamCut,
 )
 from phi4_http.errors import SilentOverflow
@@ -125,7 +124,7 @@ ENDS: Mapping[str, End] = {
     "end-without-finish-reason": End("cut", StreamCut, {"reason": "the stream ended"}, **SHORT),
     "end-inside-a-chunk": End("cut", StreamCut, **SHORT),
     "connection-reset": End("cut", StreamCut, **SHORT),
-    "stalled": End("unreachable", ServerUnreachable, {"timed_out": True}, **SHORT),
+    "stalled": End("cut", StreamCut, **SHORT),
     # the prompt does not fit
     "overflow-1-400": overflow(9137, 8192, 400),
     "overflow-2-400": overflow(9137, 8192, 400),

@@ -29,9 +29,9 @@ import httpx
 import phi4_http
 from phi4_http.client import aio
 from phi4_http.client import blocking as client
-from phi4_http.client.http import Timeouts
 from phi4_http.errors import Phi4Error
 from phi4_http.events import Event, Finished, Reply, Revised, Solution, Thinking, Thought
+from phi4_http.limits import Timeouts
 from phi4_http.tape.exchange import Exchange, RecordedRequest
 from phi4_http.tape.format import load_tape
 from phi4_http.tape.shipped import shipped

@@ -79,7 +79,7 @@ def test_other_arguments_are_a_type_error(kind: type[Phi4Error], given: Any, nam
             ContextOverflow,
             "(needed: 'int | None' = None, limit: 'int | None' = None, *, partial: 'Arrived | None' = None, "
             "message: 'str' = '', status: 'int | None' = None, code: 'str | int | None' = None, "
-            "kind: 'str | None' = None)",
+            "kind: 'str | None' = None, at_least: 'bool' = False, reserve: 'int' = 0)",
         ),
         (
             UnsupportedSetting,

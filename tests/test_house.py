@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "lazy stated",
         "errors",
-        "flow events loopback",
+        "flow events limits loopback",
         "wire",
         "reply",
         "server",
@@ -41,6 +41,7 @@ PURE = (
     "errors.py",
     "events.py",
     "flow.py",
+    "limits.py",
     "wire/",
     "reply/",
     "server.py",

@@ -41,7 +41,7 @@ PUBLIC = [
     "ServerStatus", "ServerUnreachable", "SilentOverflow", "Solution", "SolutionTruncated", "Stats",
     "StreamCut", "Tape", "TapeError", "TapeMismatch", "TextChoice", "TextEvent", "ThinkSplitter", "Thinking",
     "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall", "ToolResults", "UnsupportedSetting", "Usage",
-    "Validator", "Way",
+    "Validator", "Waiting", "Way",
 ]
 # fmt: on
 each_name = pytest.mark.parametrize("name", PUBLIC)
@@ -337,6 +337,7 @@ def test_the_type_of_events_names_all_of_them() -> None:
         "Thought",
         "Solution",
         "Revised",
+        "Waiting",
         "Finished",
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclosed
-from ..events import Outcome, Reply
+from ..events import Outcome, Reply, Waiting
 from ..reply.rescue import Rescue
 from . import history
 from .exits import INTERRUPTED, outcome_code
@@ -121,7 +121,8 @@ def _ask(prompt: str | None, before: Sequence[Mapping[str, Any]], options: argpa
         # What can't be sent is refused before a model is loaded for it: a stream that is not entered sends nothing.
         Phi4(client, model=options.model).chat(before).stream(prompt, **ask_parameters(options))
         chat = ready_phi(client, options, output).chat(before)
-        code = print_reply(chat.stream(prompt, **ask_parameters(options)), output, options)
+        waiting = output.waits
+        code = print_reply(chat.stream(prompt, waiting=waiting, **ask_parameters(options)), output, options)
     if options.history and len(chat.history) > len(before):
         history.save(options.history, chat.history)
     return code
@@ -191,7 +192,7 @@ def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace
     def status(seconds: float) -> str:
         if printer.tokens:
             return f"thinking {printer.tokens:,} tokens {seconds:.0f} s"
-        return f"processing the prompt {seconds:.0f} s"
+        return f"{waiting_for(printer.waiting)} {seconds:.0f} s"
 
     try:
         with output.status(status) as vanish, stream as reply:
@@ -212,6 +213,13 @@ def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace
         raise
     printer.finish(stream.result.solution)
     return _end(stream.result, output, options)
+
+
+def waiting_for(waiting: Waiting | None) -> str:
+    """What a reply is waited for."""
+    phase = waiting.phase if waiting is not None else "processing"
+    what = {"loading": "loading the model", "queued": "waiting for others"}.get(phase, "processing the prompt")
+    return what if waiting is None or waiting.share is None else f"{what} {waiting.share:.0%}"
 
 
 def _end(reply: Reply, output: Output, options: argparse.Namespace) -> int:

@@ -136,7 +136,7 @@ class _Session:
             self._output.error(error)
 
     def _ask(self, said: str) -> None:
-        stream = self._chat.stream(said, **ask_parameters(self._options))
+        stream = self._chat.stream(said, waiting=self._output.waits, **ask_parameters(self._options))
         if print_reply(stream, self._output, self._options) != INTERRUPTED:
             self._reply = stream.result
             if self._options.history:

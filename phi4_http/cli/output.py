@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from ..errors import Phi4Error
-from ..events import Event, Finished, Reply, Revised, Solution, Thinking, Thought
+from ..events import Event, Finished, Reply, Revised, Solution, Thinking, Thought, Waiting
 
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 # What a model writes must not steer the terminal: control characters are shown, but for line breaks and tabs.
@@ -47,6 +47,11 @@ class Output:
         self.live: bool = self.out.isatty()
         self.err_live: bool = self.err.isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self.err_live and not os.environ.get("NO_COLOR")
+
+    @property
+    def waits(self) -> bool:
+        """Whether anybody sees what is waited for."""
+        return self.as_json or self.err_live
 
     def object(self, fields: dict[str, Any]) -> None:
         """One JSON object, on a line of its own."""
@@ -192,6 +197,8 @@ class ReplyPrinter:
         self._shown = ""
         self.tokens: int = 0
         """Pieces of thought so far: a token each, nearly always."""
+        self.waiting: Waiting | None = None
+        """What was waited for last."""
 
     def writes(self, event: Event) -> bool:
         """Whether showing this event writes anything."""
@@ -199,12 +206,14 @@ class ReplyPrinter:
             return self._thinking
         if isinstance(event, Revised):
             return self._thinking or self._output.live
-        return not isinstance(event, Thought)
+        return not isinstance(event, Thought | Waiting)
 
     def show(self, event: Event) -> None:
         """One event."""
         if isinstance(event, Thinking):
             self.tokens += 1
+        elif isinstance(event, Waiting):
+            self.waiting = event
         if self._output.as_json:
             if self._thinking or not isinstance(event, Thinking):
                 self._output.object(event_fields(event))

@@ -27,7 +27,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 def connect(options: argparse.Namespace) -> LMStudio:
     """The server that the arguments name, or the tape that stands for it."""
     from ..client.blocking import LMStudio
-    from ..client.http import Timeouts
+    from ..limits import Timeouts
 
     transport = getattr(options, "transport", None)  # `record` sets one
     if options.replay is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -16,7 +16,8 @@ from ..flow import Answer, Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, S
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .binding import Module, awaited, making
-from .http import Incoming, request_options, translate, translated
+from .http import request_options, translated
+from .incoming import Incoming, Unpacking
 from .stream import AsyncReplyStream
 
 if TYPE_CHECKING:
@@ -100,11 +101,11 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
         """Do one step of a flow."""
         if isinstance(step, Read):
             channel: Any = step.channel
-            return await channel.read()
+            return await (channel.read() if step.seconds is None else channel.read_within(step.seconds))
         if isinstance(step, Http):
-            return await (await self._open(step)).read_all()
+            return await (await self._open(Open(step))).read_all(lenient=False)
         if isinstance(step, Open):
-            return await self._open(step.request)
+            return await self._open(step)
         if isinstance(step, Lms):
             from ..lmstudio.lms.command import arun_lms
 
@@ -113,44 +114,117 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
             return await asyncio.sleep(step.seconds)
         if isinstance(step, ReadAll | Close):
             channel = step.channel
-            return await (channel.aclose() if isinstance(step, Close) else channel.read_all())
+            return await (channel.aclose() if isinstance(step, Close) else channel.read_all(lenient=True))
         raise TypeError(f"{step!r} is not a step")
 
-    async def _open(self, step: Http) -> _Channel:
-        """Send a request; its answer, as soon as the head is there."""
-        with translated(self.url):
-            sent = self._http.build_request(**request_options(self._endpoint, step))
-            return _Channel(await self._http.send(sent, stream=True), self.timeouts)
+    async def _open(self, step: Open) -> _Channel:
+        """Send a request; its answer, as soon as the head is there, or the time is over."""
+        if isinstance(step.opening, _Channel):
+            channel = step.opening
+        else:
+            with translated(self.url):
+                sent = self._http.build_request(**request_options(self._endpoint, step.request))
+            channel = _Channel(self._endpoint.url, step.request, self.timeouts)
+            channel.send = lambda: self._http.send(sent, stream=True)
+        if step.seconds is None:
+            await channel.open()
+        else:
+            await channel.open_within(step.seconds)
+        return channel
 
 
 class _Channel(Incoming):
-    """A response that is read bit by bit."""
+    """A response that is read bit by bit.
 
+    What is waited for with a limit runs in a task of its own, one at a time, which the limit does not cancel.
+    """
+
+    send: Callable[[], Coroutine[Any, Any, httpx.Response]]
     _pieces: AsyncIterator[bytes] | None = None
+    _running: asyncio.Task[Any] | None = None
+
+    async def open(self) -> None:
+        """Send the request and wait for the head of the answer."""
+        with translated(self.base, self.limit):
+            self.came_head(await self.send())
 
     async def read(self) -> list[ServerSentEvent] | None:
         """The events of one read of the socket; None at the end."""
+        if self._running is not None:  # what runs must end first
+            found: list[ServerSentEvent] | None = await self._within(None, self._read)
+            return found
+        return await self._read()
+
+    async def open_within(self, seconds: float) -> None:
+        """As `open`, for so many seconds at most; asked again, it goes on."""
+        await self._within(seconds, self.open)
+
+    async def read_within(self, seconds: float) -> list[ServerSentEvent] | None:
+        """As `read`, for so many seconds at most: then there is nothing yet. Asked again, it goes on."""
+        found: list[ServerSentEvent] | None = await self._within(seconds, self._read, [])
+        return found
+
+    async def _within(
+        self, seconds: float | None, call: Callable[[], Coroutine[Any, Any, Any]], otherwise: Any = None
+    ) -> Any:
+        if self._running is None:
+            self._running = asyncio.ensure_future(call())
+        done, _ = await asyncio.wait([self._running], timeout=seconds)
+        if not done:
+            return otherwise
+        ended, self._running = self._running, None
+        if ended is None or ended.cancelled():  # closed, while we waited
+            return None
+        return ended.result()
+
+    async def _read(self) -> list[ServerSentEvent] | None:
         if self._pieces is None:
-            self._pieces = self.response.aiter_raw() if self.begin() else self.response.aiter_bytes()
+            self.begin()
+            self._pieces = self._bytes()
         try:
             async for data in self._pieces:
                 if events := self.came(data):
                     return events
-        except httpx.HTTPError as error:
-            self.fault = translate(error, self.url, streaming=True)
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            self.broke(error)
         return self.ended()
 
-    async def read_all(self) -> Answer:
-        """The whole body, whatever it is."""
+    def _bytes(self) -> AsyncIterator[bytes]:
+        unpacking = self.unpacking()
+        if self.response.is_stream_consumed:  # some transports have read it already
+            return self.response.aiter_bytes()
+        if unpacking is None:
+            return self.response.aiter_raw()
+        return self._unpacked(unpacking)
+
+    async def _unpacked(self, unpacking: Unpacking) -> AsyncIterator[bytes]:
+        async for data in self.response.aiter_raw():
+            for piece in unpacking.feed(data):
+                yield piece
+        unpacking.close()
+
+    async def read_all(self, *, lenient: bool) -> Answer:
+        """The whole body, whatever it is; with `lenient`, as much of it as comes."""
         try:
-            with translated(self.url):
-                return Answer(self.url, self.status, self.headers, await self.response.aread())
+            async for data in self._bytes():
+                if not self.take(data):
+                    break
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            self.broken_whole(error, lenient=lenient)
         finally:
-            await self.response.aclose()
+            await self.aclose()
+        return self.answer()
 
     async def aclose(self) -> None:
-        """Close the connection, which stops the model."""
-        await self.response.aclose()
+        """Close the connection, which stops the model. A read that goes on in another task ends."""
+        running, self._running = self._running, None
+        if running is not None and not running.done():
+            running.cancel()
+            await asyncio.wait([running])
+        if running is not None and running.done() and not running.cancelled():
+            running.exception()  # nobody waits for it
+        if self.opened:
+            await self.response.aclose()
 
 
 class AsyncChat(Talking[AsyncLMStudio]):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import httpx
 
 from ..errors import InvalidRequest
+from ..limits import Timeouts
 from ..phi4.conversation import Conversation
 from ..phi4.request import Phi
 from ..server import DEFAULT_URL, Server
-from .http import Timeouts, client_options, endpoint, proxied, transport_options, usable_settings
+from .http import KEPT, client_options, endpoint, proxied, transport_options, usable_settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -50,16 +51,17 @@ class Connected(Generic[HttpClient, Transport]):
             raise InvalidRequest(f"token is a {type(token).__name__}: it takes a text")
         self._lms = lms
         self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
-        self._state = Server(self._endpoint.url)
+        self._state = Server(self._endpoint.url, self._endpoint.timeouts)
         self._owned = http_client is None
+        self._network = self._owned and transport is None
         self._http: HttpClient = self._made(transport) if http_client is None else http_client
 
-    def _made(self, transport: Transport | None) -> HttpClient:
+    def _made(self, transport: Transport | None, keep: int = KEPT) -> HttpClient:
         url = self._endpoint.url
         if transport is None and not proxied(url):
-            transport = self._transport_type(**transport_options(url))
+            transport = self._transport_type(**transport_options(url, keep=keep))
         with usable_settings():
-            return self._client_type(transport=transport, **client_options(url))
+            return self._client_type(transport=transport, **client_options(url, keep=keep))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"

@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
-import threading
+import ssl
 import urllib.parse
 import urllib.request
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from httpx_sse import ServerSentEvent
 
-from ..errors import InvalidRequest, NotLMStudio, Phi4Error, ServerUnreachable, StreamCut
+from ..errors import InvalidRequest, Phi4Error, ServerUnreachable, StreamCut
 from ..flow import Http
+from ..limits import Timeouts
 from ..server import DEFAULT_URL, is_loopback
 from ..wire.bodies import encode
-from .sse import EVENT_LIMIT, EventReader, TooLong
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
@@ -30,30 +30,8 @@ TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 # The server closes a connection that idles for 5 s; one that is nearly as old is not used again.
 _KEEPALIVE_EXPIRY = 4.0
 
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Time limits in seconds; None is no limit.
-
-    A prompt can take minutes to process with not one byte sent, and a busy server sends nothing until a slot is free,
-    so there is no limit on waiting for a reply by default: leave the block, or press Ctrl-C, to stop it.
-    """
-
-    connect: float | None = 5.0
-    """Until the connection stands."""
-    request: float | None = 30.0
-    """Until the answer of a request that needs no model (lists, states) begins, and between two pieces of it."""
-    first_byte: float | None = None
-    """Until an answer begins, where a model must work for it."""
-    idle: float | None = None
-    """Between two pieces of a stream."""
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value <= threading.TIMEOUT_MAX):
-                raise InvalidRequest(f"the time limit {name} is {value!r}: it takes seconds, more than 0, or None")
+KEPT = 10
+"""Idle connections that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +70,9 @@ def _base(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
+        if valid:
+            httpx.URL(url).host.encode("idna")  # the first refuses some names that can't be, the second others
+    except (ValueError, httpx.InvalidURL):  # what idna raises is a UnicodeError, which is a ValueError
         valid = False
     if parts is None or not valid or any(character.isspace() for character in url):
         raise InvalidRequest(f"{url!r} is not a server's URL: it takes http://host:port, such as {DEFAULT_URL}")
@@ -114,14 +94,14 @@ def proxied(base: str) -> bool:
     return not {parts.scheme, "all"}.isdisjoint(urllib.request.getproxies())
 
 
-def client_options(base: str) -> dict[str, Any]:
-    """Arguments for `httpx.Client` and `httpx.AsyncClient`."""
-    return {"trust_env": proxied(base), "verify": _verify(base), "limits": _limits()}
+def client_options(base: str, *, keep: int = KEPT) -> dict[str, Any]:
+    """Arguments for `httpx.Client` and `httpx.AsyncClient`, which keep so many idle connections."""
+    return {"trust_env": proxied(base), "verify": _verify(base), "limits": _limits(keep)}
 
 
-def transport_options(base: str) -> dict[str, Any]:
+def transport_options(base: str, *, keep: int = KEPT) -> dict[str, Any]:
     """Arguments for `httpx.HTTPTransport` and `httpx.AsyncHTTPTransport`, for connections with no proxy between."""
-    return {"verify": _verify(base), "limits": _limits(), "socket_options": _keepalive()}
+    return {"verify": _verify(base), "limits": _limits(keep), "socket_options": _keepalive()}
 
 
 def _verify(base: str) -> bool:
@@ -129,8 +109,8 @@ def _verify(base: str) -> bool:
     return not base.startswith("http://")
 
 
-def _limits() -> httpx.Limits:
-    return httpx.Limits(max_connections=None, max_keepalive_connections=10, keepalive_expiry=_KEEPALIVE_EXPIRY)
+def _limits(keep: int) -> httpx.Limits:
+    return httpx.Limits(max_connections=None, max_keepalive_connections=keep, keepalive_expiry=_KEEPALIVE_EXPIRY)
 
 
 def _keepalive() -> list[tuple[int, int, int]]:
@@ -145,14 +125,15 @@ def _keepalive() -> list[tuple[int, int, int]]:
 def request_options(to: Endpoint, step: Http) -> dict[str, Any]:
     """Arguments for `build_request` of either client. Raises InvalidRequest for a body that can't be sent."""
     timeouts, headers = to.timeouts, dict(to.headers)
+    headers["Accept-Encoding"] = "identity"  # a tape could not keep another, and some servers can't flush one
     if step.body is not None:
         headers["Content-Type"] = "application/json"
         if step.body.get("stream"):
-            headers |= {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+            headers |= {"Accept": "text/event-stream", "Cache-Control": "no-store"}
             # A server that fails while it streams closes the connection a moment after the last byte (measured on
             # llama-cpp-python): the next request must not find it in the pool.
             headers["Connection"] = "close"
-    read = step.timeout if step.timeout is not None else timeouts.first_byte if step.slow else timeouts.request
+    read, _ = limit_of(timeouts, step)
     return {
         "method": step.method,
         "url": to.url + step.path,
@@ -162,44 +143,15 @@ def request_options(to: Endpoint, step: Http) -> dict[str, Any]:
     }
 
 
-class Incoming:
-    """The body of a response that comes bit by bit, as a `flow.Channel`; what both clients share of it."""
-
-    def __init__(self, response: httpx.Response, timeouts: Timeouts) -> None:
-        self.response = response
-        self.url: str = str(response.request.url)
-        self.status: int = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self._idle = timeouts.idle
-        self.fault: Phi4Error | None = None
-        """How the body broke off: raised when what had come before is out."""
-        self._events: EventReader | None = EventReader()
-
-    def begin(self) -> bool:
-        """The body is to be read as a stream. Whether its bytes are it as they are: not every server listens to that
-        identity was asked for."""
-        self.response.request.extensions["timeout"]["read"] = self._idle  # httpcore looks when the body begins
-        encoded = self.headers.get("content-encoding", "identity").lower() not in ("", "identity")
-        return not encoded and not self.response.is_stream_consumed  # some transports have read it already
-
-    def came(self, data: bytes) -> list[ServerSentEvent]:
-        """The events that these bytes complete. Raises NotLMStudio for one that never ends."""
-        if self._events is None:
-            return []
-        try:
-            return self._events.feed(data)
-        except TooLong:
-            raise NotLMStudio(
-                self.url, f"one event of its stream is longer than {EVENT_LIMIT:,} characters", status=self.status
-            ) from None
-
-    def ended(self) -> list[ServerSentEvent] | None:
-        """The body has ended, well or badly: the event that was left, then None, or the fault."""
-        events, self._events = self._events, None
-        left = events.close() if events is not None else []
-        if not left and self.fault is not None:
-            raise self.fault
-        return left or None
+def limit_of(timeouts: Timeouts, step: Http) -> tuple[float | None, str]:
+    """How many seconds an answer is waited for, and the name of that limit."""
+    if step.timeout is not None:
+        return step.timeout, step.limit
+    if not step.slow:
+        return timeouts.request, "request"
+    limits = (("first_byte", timeouts.first_byte), ("total", timeouts.total))
+    name, seconds = min(limits, key=lambda limit: float("inf") if limit[1] is None else limit[1])
+    return seconds, name
 
 
 @contextlib.contextmanager
@@ -212,25 +164,65 @@ def usable_settings() -> Generator[None, None, None]:
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Generator[None, None, None]:
-    """Turns what httpx raises into this library's own errors."""
+def translated(url: str, limit: str = "request") -> Generator[None, None, None]:
+    """Turns what httpx raises into this library's own errors. `limit` names the time limit on waiting for an answer."""
     try:
         yield
     except httpx.HTTPError as error:
-        raise translate(error, url) from error
-    except (httpx.InvalidURL, httpx.StreamError) as error:
+        raise translate(error, url, limit=limit) from error
+    except (httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
         raise InvalidRequest(f"{url}: {error}") from error
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        raise InvalidRequest(f"the client can't be used for {url}: {error}") from error  # closed; another event loop
 
 
-def translate(error: httpx.HTTPError, url: str, *, streaming: bool = False) -> Phi4Error:
+def translate(error: httpx.HTTPError, url: str, *, limit: str = "request", streaming: bool = False) -> Phi4Error:
     """This library's own error for what httpx raised; `streaming` once a reply comes."""
-    reason = str(error) or type(error).__name__
-    log.debug("%s: %s", url, reason)
+    log.debug("%s: %s", url, str(error) or type(error).__name__)
     if isinstance(error, httpx.TimeoutException):
-        what = {"ConnectTimeout": "no connection", "WriteTimeout": "the request could not be sent"}.get(
-            type(error).__name__
-        )
-        return ServerUnreachable(url, what or "nothing came within the time limit", timed_out=True)
+        return timed_out(error, url, limit)
+    reason, answered = why(error)
     if streaming:
         return StreamCut(f"the connection broke ({reason})")
-    return ServerUnreachable(url, reason)
+    return ServerUnreachable(url, reason, answered=answered)
+
+
+def timed_out(error: httpx.TimeoutException, url: str, limit: str) -> ServerUnreachable:
+    """Which time limit it was that ended the wait, and what was waited for."""
+    what = "nothing came"
+    if isinstance(error, httpx.ConnectTimeout):
+        what, limit = "no connection", "connect"
+    elif isinstance(error, httpx.WriteTimeout):
+        what, limit = "the request could not be sent", "request"
+    seconds = None
+    with contextlib.suppress(RuntimeError):  # it has no request
+        waits = error.request.extensions.get("timeout", {})
+        seconds = waits.get({"connect": "connect", "the request could not be sent": "write"}.get(limit, "read"))
+    within = f" of {seconds:g} s" if seconds is not None else ""
+    return ServerUnreachable(url, f"{what} within the time limit{within} ({limit})", timed_out=True, limit=limit)
+
+
+def why(error: BaseException) -> tuple[str, bool]:
+    """What an error of the connection means, in words, and whether somebody answered at all."""
+    seen, cause = [error], error
+    while (cause := cause.__cause__ or cause.__context__) is not None and cause not in seen:  # type: ignore[assignment]
+        seen.append(cause)
+    text = str(error) or type(error).__name__
+    for cause in seen:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            problem = cause.verify_message or str(cause)
+            return (
+                f"its certificate is not to be trusted ({problem}): its authority must be known to this machine",
+                True,
+            )
+        if isinstance(cause, ssl.SSLError):
+            return f"it does not speak TLS as https needs it ({cause.reason or text}): is it an http:// address?", True
+        if isinstance(cause, socket.gaierror):
+            return f"no host of that name is known ({cause.strerror})", False
+    if isinstance(error, httpx.RemoteProtocolError):
+        if re.search(r"illegal status line: bytearray\(b'\\x1[56]\\x03", text):
+            return "it answers in TLS: is it an https:// address?", True
+        return f"what answers does not speak HTTP as it should ({text})", True
+    return text, False

@@ -14,13 +14,14 @@ from typing import cast
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-EVENT_LIMIT = 16 * 2**20
-"""Characters of one event at most. No honest one comes near: the longest known, a chunk with the log probabilities of
-a whole reply, has some megabytes."""
+from ..limits import EVENT_LIMIT
+
+_SHOWN = 400
+"""Characters of what came that are kept as long as no event is in it."""
 
 
 class TooLong(ValueError):
-    """An event is longer than `EVENT_LIMIT`."""
+    """An event, or what comes between two, is longer than `EVENT_LIMIT`."""
 
 
 class EventReader:
@@ -29,23 +30,52 @@ class EventReader:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._held: list[str] = []  # text after the last blank line
-        self._size = 0  # characters of it
+        self._size = 0  # characters of it, and of what came before it with no event in it
         self._after_return = False  # whether a line feed that comes next belongs to a carriage return before it
+        self._any = False  # whether there was an event
+        self.unread = ""
+        """The start of the text, as long as no event was in it."""
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that these bytes complete. Raises `TooLong`."""
         text = self._decoder.decode(data)
         if "\r" in text or self._after_return:
             text = self._in_line_feeds(text)
-        if text[-2:] == "\n\n" and not self._held:  # nearly every read ends with an event
-            return _events(text)
-        return self._cut(text)
+        if text[-2:] == "\n\n" and not self._held and self._any:  # nearly every read ends with an event
+            events = _events(text)
+            if events:
+                self._size = 0
+                return events
+            return self._none(len(text))
+        return self._first(text) if not self._any else self._cut(text)
 
     def close(self) -> list[ServerSentEvent]:
         """The body has ended, well or badly: the event that was left, if any."""
         rest = "".join(self._held) + self._decoder.decode(b"", final=True)
         self._held.clear()
-        return _events(f"{rest}\n\n") if rest else []
+        events = _events(f"{rest}\n\n") if rest else []
+        if any(event.data for event in events):
+            self.unread = ""
+        return events
+
+    def _first(self, text: str) -> list[ServerSentEvent]:
+        """As long as no event has come, what has come is kept: it may be all that there is to tell."""
+        self.unread = (self.unread + text[:_SHOWN])[:_SHOWN]
+        if not self._held and text[:1] == "\n":
+            stripped = text.lstrip("\n")
+            self._none(len(text) - len(stripped))
+            text = stripped
+        events = self._cut(text)
+        if any(event.data for event in events):
+            self._any, self.unread = True, ""
+        return events
+
+    def _none(self, size: int) -> list[ServerSentEvent]:
+        """So much has come with no event in it. Raises `TooLong`."""
+        self._size += size
+        if self._size > EVENT_LIMIT:
+            raise TooLong
+        return []
 
     def _in_line_feeds(self, text: str) -> str:
         """The text with each end of a line as one line feed, also where it was cut in half."""
@@ -64,12 +94,12 @@ class EventReader:
         if end:
             events = _events("".join([*self._held, text[:end]]))
             self._held.clear()
-            self._size = 0
+            self._size = 0 if events else self._size + end
         if len(text) > end:
             self._held.append(text[end:])
             self._size += len(text) - end
-            if self._size > EVENT_LIMIT:
-                raise TooLong
+        if self._size > EVENT_LIMIT:
+            raise TooLong
         return events
 
 

@@ -31,14 +31,18 @@ def stream(
     history: Iterable[Mapping[str, Any]] = (),
     instructions: str | None = None,
     model: str | None = None,
+    waiting: bool = False,
     **parameters: Unpack[AskParameters],
 ) -> Replying:
     """Ask, and follow the reply as it comes. `history` is messages with role and content, oldest first; one that ends
     in a question, or in results of tools, needs no prompt.
 
+    With `waiting`, entering returns at once, and `Waiting` events come until the model says something. A server that
+    says that its model is loading is then asked again, for as long as the client's `Timeouts` allow.
+
     Raises InvalidRequest, before anything is sent, for what can't be sent.
     """
-    return stream_turn(Talk(phi, history, instructions, model), prompt, **parameters)
+    return stream_turn(Talk(phi, history, instructions, model), prompt, waiting=waiting, **parameters)
 
 
 def ask(
@@ -148,15 +152,16 @@ def stream_turn(
     prompt: str | None = None,
     *,
     tool_results: ToolResults | None = None,
+    waiting: bool = False,
     **parameters: Unpack[AskParameters],
 ) -> Replying:
-    """The next turn, as it comes. It is in the history once the block is left.
+    """The next turn, as it comes; `waiting` is as in `Phi4.stream`. It is in the history once the block is left.
 
     `tool_results` answers the tool calls of the last answer, each by its id: pairs, a mapping, or messages with role
     `tool`; a prompt may follow them, or not. Without either, a history that ends in a question or in results is gone
     on with. Raises InvalidRequest, before anything is sent, for what can't be sent.
     """
-    return Replying(talk.phi.server.url, Turn(talk, prompt, parameters, tool_results))
+    return Replying(talk.phi.server, Turn(talk, prompt, parameters, tool_results), waiting=waiting)
 
 
 def ask_turn(

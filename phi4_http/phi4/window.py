@@ -172,7 +172,7 @@ class _Search:
             f"the system prompt and the newest message alone take {takes}, and {self._room.least:,} of {self._limit:,} "
             "are kept for the reply"
         )
-        return ContextOverflow(needed, self._limit, message=message)
+        return ContextOverflow(needed, self._limit, message=message, at_least=exact is None, reserve=self._room.least)
 
     def _began(self) -> list[int]:
         """The starts that windows onto this history had, the latest first."""

@@ -59,12 +59,15 @@ class ReplyDecoder:
         self._parts = Continuation(rescue or Rescue(), self._splitter)
         self._content, self._reasoning = HalfFilter(), HalfFilter()
         self._said = _Said()
+        self._before = 0  # characters of an earlier part
         self._frame: Frame | None = None
         self._frames = _FRAMES
         self._add_text = self._splitter.feed  # where the text in a frame belongs
         self._follows = self._parts.follows
         self.dropped: tuple[Mapping[str, Any], ...] = ()
         self.request_id: str | None = None
+        self.unread: str = ""
+        """The start of a body in which there was no event."""
         self.done: bool = False
         self.error: Phi4Error | None = None
         self.reply: Reply | None = None
@@ -115,6 +118,32 @@ class ReplyDecoder:
         """What has arrived by now; withheld text is not in it."""
         return self.reply or self._reply(Outcome.CANCELLED, at)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the finish reason has come."""
+        return self._said.finish_reason is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the part that comes has said something: text, a tool call, or an error."""
+        return self.error is not None or bool(self._said.calls) or self.characters > self._before
+
+    @property
+    def characters(self) -> int:
+        """How much text has come, tags included."""
+        return self._splitter.fed
+
+    @property
+    def prompt_share(self) -> float | None:
+        """How much of the prompt is processed, where the server has told it and no text has come."""
+        told = self._said.extra.get("prompt_progress")
+        if not isinstance(told, Mapping):
+            return None
+        total, processed = told.get("total"), told.get("processed")
+        if not isinstance(total, int) or not isinstance(processed, int) or not 0 <= processed <= total or not total:
+            return None
+        return processed / total
+
     # The second part of a reply
 
     def wants_answer(self) -> bool:
@@ -134,6 +163,7 @@ class ReplyDecoder:
         self._follows = True
         self._frame = None
         self._said.begin_part()
+        self._before = self.characters
         self.done = False
         events = [*half, *ended]
         self._clock.note(events, at)
@@ -242,6 +272,9 @@ class ReplyDecoder:
             delta=said.delta,
             done=self.done,
             unreadable=said.unreadable,
+            unread=self.unread,
+            url=self._url,
+            signed=said.signed,
             awaits_answer=self._parts.awaited,
             expects_thought=self._expects_thought,
             further=len(said.further),
@@ -320,6 +353,7 @@ class _Said:
     delta: bool = False
     from_field: bool = False
     unreadable: str | None = None
+    signed: bool = False
 
     @property
     def usage(self) -> Usage | None:
@@ -330,6 +364,7 @@ class _Said:
         """Names at the start, figures at the end, fields that nobody knows."""
         self.id = self.id or chunk.get("id")
         self.model = self.model or chunk.get("model")
+        self.signed = self.signed or "system_fingerprint" in chunk
         self.counts = chunk.get("usage") or self.counts
         if _USUAL.issuperset(chunk):
             return

@@ -6,6 +6,7 @@ failures.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from ..errors import (
@@ -20,6 +21,7 @@ from ..errors import (
 )
 from ..events import Outcome, Usage
 
+_OF_A_STREAM = re.compile(r"(?:data|event|id|retry)?:|(?:data|event|id|retry)$")
 _LENGTH = ("length", "max_tokens")
 _TOOL_CALLS = ("tool_calls", "function_call")
 
@@ -54,6 +56,11 @@ class Seen(NamedTuple):
     """Whether `[DONE]` came."""
     unreadable: str | None
     """A chunk that is no JSON."""
+    unread: str
+    """The start of what came, where no event was in it."""
+    url: str
+    signed: bool
+    """Whether the chunks have a `system_fingerprint`: LM Studio's and llama.cpp's have, llama-cpp-python's have not."""
     awaits_answer: bool
     """Whether the thought was to be ended for the model, and its answer has not begun."""
     expects_thought: bool
@@ -89,16 +96,42 @@ def notes(seen: Seen, outcome: Outcome) -> tuple[str, ...]:
 
 def _judge_end(seen: Seen, fault: Phi4Error | None) -> Phi4Error | None:
     if fault is not None and seen.awaits_answer:
-        return fault
+        return _cut_if_late(seen, fault)
     if seen.finish_reason is not None:
         return None  # finished: how the connection ended after that does not matter
+    odd = _no_events(seen.unread) if not seen.data else None
+    if odd is not None and (fault is None or isinstance(fault, StreamCut)):
+        if odd:
+            return NotLMStudio(seen.url, "what came is no stream of events", status=200, excerpt=seen.unread[:200])
+        came = " ".join(seen.unread.split())[:80]
+        return StreamCut(f"it ended before any event that says something; what came is {came!r}")
     if fault is not None:
-        return fault
+        return _cut_if_late(seen, fault)
     if seen.unreadable is not None:
         return StreamCut(f"it ended inside a chunk, at {seen.unreadable[:80]!r}")
     if not seen.data:
         return SilentOverflow("the server answered 200 and sent nothing")
-    return StreamCut("[DONE] came" if seen.done else "the stream ended")
+    if not seen.done:
+        return StreamCut("the stream ended")
+    perhaps = "" if seen.signed else " (another request may have ended it, as llama-cpp-python does by default)"
+    return StreamCut(f"[DONE] came{perhaps}")
+
+
+def _cut_if_late(seen: Seen, fault: Phi4Error) -> Phi4Error:
+    """A time limit that ended the wait after text had come has cut a reply."""
+    if isinstance(fault, ServerUnreachable) and fault.timed_out and (seen.solution or seen.thought or seen.called):
+        return StreamCut(fault.reason)
+    return fault
+
+
+def _no_events(unread: str) -> bool | None:
+    """Whether a body with no event in it is no stream of events at all; None where there is nothing in it."""
+    if not unread:
+        return None
+    *lines, last = unread.split("\n")
+    if any(line and not _OF_A_STREAM.match(line) for line in lines):
+        return True
+    return not (_OF_A_STREAM.match(last) or any(name.startswith(last) for name in ("data:", "event:", "id:", "retry:")))
 
 
 def _judge_text(seen: Seen) -> Outcome:

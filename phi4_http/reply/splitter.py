@@ -122,6 +122,12 @@ class ThinkSplitter:
         return self._raw.getvalue()
 
     @property
+    def fed(self) -> int:
+        """Characters that have come, in the content and in a field."""
+        thought = 0 if self._thought is None else self._thought.tell()
+        return max(self._raw.tell(), thought + self._solution.tell())
+
+    @property
     def closed(self) -> bool:
         """Whether the thought has ended."""
         return self._closed

@@ -15,12 +15,14 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..errors import ContextOverflow, InvalidRequest, Phi4Error
-from ..events import Event, Reply
-from ..flow import Answer, Channel, Close, Flow, Http, Open, Read, ReadAll, Step
+from ..errors import ContextOverflow, InvalidRequest, ModelLoading, Phi4Error, ServerUnreachable
+from ..events import Event, Reply, Waiting
+from ..flow import Answer, Channel, Close, Flow, Http, Open, Read, ReadAll, Sleep, Step
+from ..limits import REPORT, Timeouts
 from ..wire.bodies import streamed
 from ..wire.refusals import refusal
 from .decoder import ReplyDecoder
+from .patience import Limit, Patience, out_of_time
 from .rescue import Rescue
 
 STREAM_TYPE = "text/event-stream"
@@ -77,6 +79,38 @@ class Question(Protocol):
         ...
 
 
+class Listed(Protocol):
+    """What is known of a model."""
+
+    @property
+    def loaded(self) -> bool | None:
+        """Whether it is in memory; None where nobody tells."""
+        ...
+
+
+class Host(Protocol):
+    """What is known of the server that is asked."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        ...
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long its replies are waited for."""
+        ...
+
+    @property
+    def native(self) -> bool | None:
+        """Whether it is LM Studio; None as long as nobody knows."""
+        ...
+
+    def find(self, model: str) -> Listed | None:
+        """What is known of a model."""
+        ...
+
+
 class Plain:
     """A request as it is, for any model: no window, no rescue."""
 
@@ -110,16 +144,25 @@ class Plain:
 
 
 class Replying:
-    """A reply that is asked for, comes, or has come. `url` is the server's address."""
+    """A reply that is asked for, comes, or has come.
 
-    def __init__(self, url: str, question: Question) -> None:
-        self._url = url
+    With `waiting`, entering asks nothing yet: the request goes out when the events are read, and `Waiting` events come
+    among them for as long as the model says nothing.
+    """
+
+    def __init__(self, host: Host, question: Question, *, waiting: bool = False) -> None:
+        self._host = host
+        self._url = host.url
         self._question = question
+        self._waiting = waiting
+        self._patience = Patience(host.timeouts, 0.0)
         self._request: Request | None = None
         self._decoder: ReplyDecoder | None = None
         self._channel: Channel | None = None
         self._entered = False
         self._read = False
+        self._parts = 0  # responses whose events were read
+        self._clocked = -1
         self.left: bool = False
         """Whether the block was left: no event comes any more."""
 
@@ -150,7 +193,7 @@ class Replying:
 
     def check_readable(self) -> None:
         """Raises InvalidRequest where there are no events to come: before the block is entered, or when it is over."""
-        if self._channel is None:
+        if not self._entered:
             raise InvalidRequest("nothing was asked yet: enter the block (`with … as reply`) before you iterate")
         if self.over:
             raise InvalidRequest("the events of a reply come once, and these are over: the reply is in `result`")
@@ -162,12 +205,11 @@ class Replying:
         if self._entered:
             raise InvalidRequest("a stream is for one request, and this one was entered before: make another one")
         self._entered = True
+        self._patience = Patience(self._host.timeouts, time.monotonic())
+        if self._waiting:
+            return
         try:
-            self._request = yield from self._question.prepared()
-            try:
-                yield from self._open(self._request, self._begun(self._request))
-            except ContextOverflow as overflow:
-                yield from self._open_fitted(overflow)
+            yield from self._ask()
         except Phi4Error as error:
             self._refused(error)
             raise
@@ -175,10 +217,16 @@ class Replying:
     def events(self) -> Generator[Step | list[Event], Any, None]:
         """Steps, and lists of events between them. Raises how the reply failed, when its events are out."""
         self.check_readable()
-        assert self._request is not None
-        assert self._decoder is not None
         self._read = True
         fault: Phi4Error | None = None
+        if self._waiting:
+            try:
+                yield from self._ask()
+            except Phi4Error as error:
+                self._refused(error)
+                raise
+        assert self._request is not None
+        assert self._decoder is not None
         try:
             yield from self._part()
             overflow = self._decoder.error
@@ -188,6 +236,8 @@ class Replying:
                 yield from self._answer(self._request, self._decoder)
         except Phi4Error as error:
             fault = error
+        if self._channel is not None:
+            self._decoder.unread = self._channel.unread
         yield self._decoder.close(time.monotonic(), fault)
         if self._decoder.error is not None:
             raise self._decoder.error
@@ -195,6 +245,8 @@ class Replying:
     def leave(self) -> Flow[None]:
         """The block is left: the reply has ended, or ends now, and the connection is closed."""
         self.left = True
+        if self._decoder is None and self._entered:
+            self._decoder = ReplyDecoder(started=self._patience.started, url=self._url)
         if self._decoder is not None:
             self._decoder.cancel(time.monotonic())
             self._told()
@@ -216,15 +268,34 @@ class Replying:
         self._decoder = decoder
         return decoder
 
-    def _open(self, request: Request, decoder: ReplyDecoder) -> Flow[None]:
+    def _ask(self) -> Generator[Any, Any, None]:
+        """Ask, and wait for the head of the answer. Lists of events are among the steps only with `waiting`."""
+        self._request = yield from self._question.prepared()
+        while True:
+            try:
+                return (yield from self._open_or_fitted(self._request))
+            except ModelLoading:
+                now = time.monotonic()
+                if not self._waiting or self._patience.limit() is None or self._patience.over(now):
+                    raise  # how long to ask again, only a time limit says
+                yield [self._wait(now, "loading")]
+                yield Sleep(REPORT)
+
+    def _open_or_fitted(self, request: Request) -> Generator[Any, Any, None]:
+        try:
+            yield from self._open(request, self._begun(request))
+        except ContextOverflow as overflow:
+            yield from self._open_fitted(overflow)
+
+    def _open(self, request: Request, decoder: ReplyDecoder) -> Generator[Any, Any, None]:
         """Send a request. Raises what the answer stands for where it is no stream."""
-        self._channel = channel = yield Open(Http("POST", request.path, streamed(request.body), slow=True))
+        channel = yield from self._opened(request)
         decoder.request_id = channel.headers.get("x-request-id")
         content_type = (channel.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if channel.status == 200 and content_type == STREAM_TYPE:
             return
         answer: Answer = yield ReadAll(channel)
-        if not self._read:  # a whole completion, perhaps: its text is not lost
+        if not self._parts:  # a whole completion, perhaps: its text is not lost
             decoder.feed(answer.body.decode("utf-8", "replace"), "message", time.monotonic())
         raise refusal(
             answer.body,
@@ -233,9 +304,54 @@ class Replying:
             content_type=content_type or None,
             model=request.body["model"],
             wanted="a stream",
+            cut=answer.cut,
         )
 
-    def _open_fitted(self, overflow: ContextOverflow) -> Flow[None]:
+    def _opened(self, request: Request) -> Generator[Any, Any, Channel]:
+        """Send a request, and wait for the head of the answer; nothing may come before the prompt is processed."""
+        body, patience, now = streamed(request.body), self._patience, time.monotonic()
+        if self._parts != self._clocked:  # not where the same is asked again
+            self._clocked = self._parts
+            patience.begin_part(now)
+        limit = patience.limit()
+        if self._waiting and self._host.native is False:
+            body = {**body, "return_progress": True}  # llama.cpp's; LM Studio is not known to take it
+        step = Http("POST", request.path, body, slow=True)
+        if limit is not None:
+            step = step._replace(timeout=max(limit.ends - now, 0.001), limit=limit.name)
+        channel: Channel = yield Open(step, REPORT if self._waiting else None)
+        self._channel = channel
+        while not channel.opened:
+            now = time.monotonic()
+            over = patience.over(now)
+            if over is not None:
+                yield Close(channel)
+                raise self._out_of_time(over, channel, 0)
+            yield [self._wait(now)]
+            yield Open(step, patience.seconds(now, REPORT), channel)
+        return channel
+
+    def _out_of_time(self, limit: Limit, channel: Channel, events: int) -> ServerUnreachable:
+        return out_of_time(
+            limit,
+            channel.url,
+            opened=channel.opened,
+            events=events,
+            unread=channel.unread,
+            characters=self._decoder.characters if self._decoder is not None else 0,
+        )
+
+    def _wait(self, now: float, phase: Literal["loading", "processing"] = "processing") -> Waiting:
+        """How long nothing was said, and why."""
+        known = self._host.find(self._request.body["model"]) if self._request is not None else None
+        if known is not None and known.loaded is False:
+            phase = "loading"
+        share = self._decoder.prompt_share if self._decoder is not None else None
+        if share is not None:
+            phase = "processing"
+        return Waiting(phase, now - self._patience.started, share)
+
+    def _open_fitted(self, overflow: ContextOverflow) -> Generator[Any, Any, None]:
         """Send, instead of what did not fit, what fits. Raises the overflow where nothing new was learned from it."""
         assert self._request is not None
         again = yield from self._question.fitted(self._request, overflow)
@@ -261,19 +377,52 @@ class Replying:
         decoder, channel = self._decoder, self._channel
         assert decoder is not None
         assert channel is not None
+        self._parts += 1
         feed, read, now = decoder.feed, Read(channel), time.monotonic
-        while (lines := (yield read)) is not None:
+        patience, heard = self._patience, 0
+        timed = self._waiting or patience.limited
+        report = REPORT if self._waiting else None
+        limit: Limit | None = None
+        while True:
+            finished = decoder.finished
+            lines = yield Read(channel, patience.seconds(now(), report)) if timed or finished else read
+            if lines is None:
+                break
             at = now()
             events: list[Event] = []
             for line in lines:
                 events += feed(line.data, line.event, at)
                 if decoder.done:
                     break
+            if timed or finished or decoder.finished:
+                heard += len(lines)
+                begun = decoder.begun
+                patience.note(at, events=bool(lines), begun=begun, finished=decoder.finished)
+                if decoder.finished or begun:
+                    report = None
+                elif report is not None and (not lines or decoder.prompt_share is not None):
+                    events = [*events, self._wait(at)]
             if events:
                 yield events
             if decoder.done:
                 break
+            if timed or finished:
+                limit = patience.over(at)
+                if limit is not None and (limit.name or not lines):
+                    break
         yield Close(channel)
+        if limit is not None:
+            yield from self._late(limit, channel, heard)
+
+    def _late(self, limit: Limit, channel: Channel, events: int) -> Generator[list[Event], None, None]:
+        """A time limit is over. Raises that, unless the event that was left without its end says more."""
+        decoder, at = self._decoder, time.monotonic()
+        assert decoder is not None
+        late = self._out_of_time(limit, channel, events)
+        for line in channel.left():
+            yield decoder.feed(line.data, line.event, at)
+        if limit.name and not decoder.finished and decoder.error is None:
+            raise late
 
     def _answer(self, request: Request, decoder: ReplyDecoder) -> Generator[Step | list[Event], Any, None]:
         """The second part, over the raw prompt: the model goes on to its answer."""
@@ -291,6 +440,7 @@ class Replying:
         """The question was not answered by a stream: its reply is how, and what text there was."""
         now = time.monotonic()
         self._decoder = decoder = self._decoder or ReplyDecoder(started=now, url=self._url)
+        self._read = True
         decoder.error = error
         decoder.close(now)
         self._told()

@@ -111,9 +111,16 @@ def _not_on_tape(error: Mapping[str, Any]) -> TapeMismatch:
 
 
 def refusal(
-    body: bytes, *, url: str, status: int, content_type: str | None, model: str | None = None, wanted: str = "JSON"
+    body: bytes,
+    *,
+    url: str,
+    status: int,
+    content_type: str | None,
+    model: str | None = None,
+    wanted: str = "JSON",
+    cut: bool = False,
 ) -> Phi4Error:
-    """The exception for an answer that is not what was asked for; `wanted` says what that was."""
+    """The exception for an answer that is not what was asked for; `wanted` says what that was, `cut` that more came."""
     text = body.decode("utf-8", "replace").strip()
     payload = _json_or_none(text)
     # A failure may come framed as an event even where it is no stream.
@@ -122,7 +129,7 @@ def refusal(
         payload = _json_or_none(framed[1])
     is_error = isinstance(payload, Mapping) and (status >= 400 or _is_refused(payload))
     if is_error or (status >= 400 and not _looks_like_html(text)):
-        said = payload if is_error else text
+        said = payload if is_error else f"{text[:LOOKED_AT]} [cut: more was to come]" if cut else text
         return failure(said, url=url, status=status, model=model, content_type=content_type)
     if 300 <= status < 400:
         problem = f"it redirects (HTTP {status}) where {wanted} was asked for"
@@ -135,18 +142,22 @@ def refusal(
     return NotLMStudio(url, problem, status=status, content_type=content_type, excerpt=text[:200], missing=missing)
 
 
-def read_json(body: bytes, *, url: str, status: int, content_type: str | None, model: str | None = None) -> Any:
+def read_json(
+    body: bytes, *, url: str, status: int, content_type: str | None, model: str | None = None, cut: bool = False
+) -> Any:
     """The JSON object of a good answer. Raises what the body stands for where it is not one."""
     payload = _json_or_none(body.decode("utf-8", "replace"))
     if 200 <= status < 300 and isinstance(payload, Mapping) and not _is_refused(payload):
         return payload
-    raise refusal(body, url=url, status=status, content_type=content_type, model=model)
+    raise refusal(body, url=url, status=status, content_type=content_type, model=model, cut=cut)
 
 
 def read_answer(answer: Answer, parse: Callable[[Any], T], model: str | None) -> T:
     """The value of a good answer. Raises what the answer stands for where it is none; `model` is the one asked for."""
     content_type = answer.headers.get("content-type")
-    payload = read_json(answer.body, url=answer.url, status=answer.status, content_type=content_type, model=model)
+    payload = read_json(
+        answer.body, url=answer.url, status=answer.status, content_type=content_type, model=model, cut=answer.cut
+    )
     try:
         return parse(payload)
     except ValueError as error:
@@ -194,7 +205,7 @@ def _error_object(payload: Any) -> tuple[Mapping[str, Any], bool]:
 
 def _limited(message: str) -> str:
     """As much of a text as is looked at, which then says that it was cut."""
-    if len(message) <= LOOKED_AT:
+    if len(message) <= LOOKED_AT + 100:
         return message
     return f"{message[:LOOKED_AT]} [cut: {len(message):,} characters came]"
 

@@ -413,11 +413,12 @@ def limits_of(face: Face, method: str, **options: Any) -> dict[str, Any]:
         ("models", 2.0),
         ("chat_completion", 3.0),
         ("embeddings", 3.0),
-        ("stream_chat_completion", 4.0),
+        ("stream_chat_completion", None),
     ],
 )
 def test_each_kind_of_request_has_its_time_limit(face: Face, method: str, read: float) -> None:
-    """A list waits for `request`, a model's work for `first_byte`, a stream that runs for `idle`; none for the pool."""
+    """A list waits for `request`, a model's work for `first_byte`, a stream that runs none that
+    httpx could keep; none for the pool."""
     assert limits_of(face, method) == {"connect": 1.0, "read": read, "write": 2.0, "pool": None}
 
 

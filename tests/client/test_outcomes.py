@@ -385,8 +385,8 @@ def test_a_request_that_needs_no_model_has_its_own_time_limit(face: Face) -> Non
     assert caught.value.timed_out
 
 
-def test_headers_and_then_silence_end_after_the_idle_limit(face: Face) -> None:
-    """The limit on a silence between two pieces holds from the headers on, whatever `first_byte` is."""
+def test_headers_and_then_silence_end_after_the_limit_on_the_first_text(face: Face) -> None:
+    """Servers that send headers at once process the prompt after them: `first_byte` counts until something is said."""
 
     def script(connection: Any, request: bytes) -> None:
         connection.sendall(HEAD)
@@ -394,11 +394,12 @@ def test_headers_and_then_silence_end_after_the_idle_limit(face: Face) -> None:
 
     with (
         RawServer(script) as server,
-        face.studio(server.url, timeouts=replace(PATIENT, idle=0.2)) as client,
+        face.studio(server.url, timeouts=replace(PATIENT, idle=0.01, first_byte=0.2)) as client,
     ):
         heard = face.read(client.stream_chat_completion("phi", MESSAGES))
     assert isinstance(heard.error, ServerUnreachable)
-    assert heard.error.timed_out
+    assert (heard.error.timed_out, heard.error.limit) == (True, "first_byte")
+    assert "nothing came within the time limit of 0.2 s (first_byte), but for the head" in str(heard.error)
     assert (heard.reply.thought, heard.reply.solution) == (None, "")
 
 

@@ -141,9 +141,20 @@ def test_the_reason_of_an_empty_reply_says_where_the_text_went() -> None:
 
 def test_a_fault_of_the_connection_counts_until_the_finish_reason_is_there() -> None:
     """Without a finish reason the fault is the error; with one it does not matter."""
-    fault = ServerUnreachable("http://x", "gone", timed_out=True)
+    fault = ServerUnreachable("http://x", "gone")
     assert decode(delta("a"), fault=fault).error is fault
     assert decode(delta("a"), STOP, fault=fault).error is None
+
+
+def test_a_time_limit_that_ends_before_any_text_is_told_as_such_and_after_it_as_a_cut() -> None:
+    """What had come is a cut reply, whatever cut it."""
+    late = ServerUnreachable("http://x", "nothing came in time", timed_out=True)
+    assert decode(fault=late).error is late
+    cut = decode(delta("a"), fault=late).error
+    assert type(cut) is StreamCut
+    assert "nothing came in time" in str(cut)
+    assert cut.partial is not None
+    assert cut.partial.solution == "a"
 
 
 def test_an_error_of_the_server_counts_more_than_a_fault_of_the_connection() -> None:
