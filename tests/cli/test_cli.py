@@ -139,6 +139,9 @@ def test_json_lines_add_up_and_the_exit_code_says_how_it_ended(as_json: dict[str
                 solution += event["text"]
             case "revised":
                 thought, solution = (thought or "") + event["text"], kept
+            case "waiting":
+                assert set(event) == {"type", "phase", "seconds", "share"}
+                assert thought is None, "it waits no more once something was said"
             case other:
                 pytest.fail(f"a line of type {other}")
     if end.error is None:
