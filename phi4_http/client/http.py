@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import socket
 import ssl
 import urllib.parse
@@ -222,7 +221,7 @@ def why(error: BaseException) -> tuple[str, bool]:
         if isinstance(cause, socket.gaierror):
             return f"no host of that name is known ({cause.strerror})", False
     if isinstance(error, httpx.RemoteProtocolError):
-        if re.search(r"illegal status line: bytearray\(b'\\x1[56]\\x03", text):
-            return "it answers in TLS: is it an https:// address?", True
+        if "illegal request line" in text:  # h11's words for bytes that begin no text, as an alert of TLS does
+            return "it answers with what is no HTTP, perhaps TLS: is it an https:// address?", True
         return f"what answers does not speak HTTP as it should ({text})", True
     return text, False

@@ -140,8 +140,8 @@ def test_json_lines_add_up_and_the_exit_code_says_how_it_ended(as_json: dict[str
             case "revised":
                 thought, solution = (thought or "") + event["text"], kept
             case "waiting":
-                assert (thought, solution) == (None, "")
-                assert event["phase"] == "processing"
+                assert set(event) == {"type", "phase", "seconds", "share"}
+                assert (thought, solution) == (None, ""), "it waits no more once something was said"
             case other:
                 pytest.fail(f"a line of type {other}")
     if end.error is None:

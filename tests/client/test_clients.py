@@ -537,3 +537,57 @@ def test_an_unstreamed_answer_in_pieces_is_put_together(face: Face) -> None:
 
     with RawServer(script) as server, face.studio(server.url) as client:
         assert [model.id for model in face.wait(client.models("openai"))] == ["x"]
+
+
+def test_leaving_while_another_task_reads_ends_both_in_peace() -> None:
+    """The reader gets no event more, and nobody an error."""
+
+    async def both(url: str) -> tuple[list[object], str]:
+        async with AsyncLMStudio(url) as client:
+            stream = client.stream_chat_completion("phi", MESSAGES)
+            heard: list[object] = []
+            first = asyncio.Event()
+
+            async def reading() -> None:
+                async for event in stream:
+                    heard.append(event)
+                    first.set()
+
+            async with stream:
+                task = asyncio.create_task(reading())
+                await first.wait()
+            await asyncio.wait_for(task, GUARD)
+            return heard, str(stream.result.outcome)
+
+    def script(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(HEAD + framed(sse(delta("<think>first"), done=False)))
+        await_leaving(connection)
+
+    with RawServer(script) as server:
+        assert asyncio.run(both(server.url)) == ([Thinking("first")], "cancelled")
+
+
+def test_leaving_while_another_thread_reads_ends_both_in_peace() -> None:
+    """As with tasks: its read is woken, and gives nothing."""
+
+    def script(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(HEAD + framed(sse(delta("<think>first"), done=False)))
+        await_leaving(connection)
+
+    heard: list[object] = []
+    first = threading.Event()
+    with RawServer(script) as server, LMStudio(server.url) as client:
+        stream = client.stream_chat_completion("phi", MESSAGES)
+
+        def reading() -> None:
+            for event in stream:
+                heard.append(event)
+                first.set()
+
+        with stream:
+            thread = threading.Thread(target=reading)
+            thread.start()
+            assert first.wait(GUARD)
+        thread.join(GUARD)
+        assert not thread.is_alive()
+    assert heard == [Thinking("first")]

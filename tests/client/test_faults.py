@@ -9,9 +9,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
-from faults import FAULTS, FIN, RST, Fault
-from support import MESSAGES, Face, Heard, await_leaving, read_request, reset
+from faults import DONE, FAULTS, FIN, FINISHED, GARBAGE, RST, TEXT, Fault, stream
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import chunked
+from support import HEAD, MESSAGES, AddedUp, Face, Heard, await_leaving, playing, read_request, reset
 
 from phi4_http import Timeouts
 from phi4_http.cli import main
@@ -117,3 +121,66 @@ def test_the_command_ends_as_the_table_says(
     assert last["type"] == ("finished" if fault.code == 0 or last["type"] == "finished" else "error")
     reply: dict[str, Any] = last if last["type"] == "finished" else last["partial"]
     check(fault, reply["outcome"], (reply["thought"], reply["solution"]), code)
+
+
+# --- every offset of a short reply, and any bytes at all --------------------------------------------------------------
+
+SHORT = stream(FINISHED + DONE)
+OFFSETS = range(len(SHORT) + 1)
+
+
+def ways_to_end(offset: int) -> set[tuple[str, int]]:
+    """How a reply may end that is cut there: never as complete before its finish reason is whole."""
+    if offset < len(HEAD):
+        return {("unreachable", 3)}
+    finish = SHORT.index(b'"finish_reason": "stop"') + len(b'"finish_reason": "stop"}]}')
+    return {("complete", 0)} if offset >= finish else {("cut", 9)}
+
+
+@pytest.mark.parametrize("end", [FIN, RST])
+def test_a_short_reply_that_ends_at_any_byte_is_told_as_what_it_is(face: Face, server: FaultServer, end: str) -> None:
+    """Head, chunk sizes and last chunk included; the text that is kept is what had come."""
+    for offset in OFFSETS:
+        heard = hear(face, server.at(SHORT[:offset], end), Timeouts(first_byte=20.0, idle=20.0))
+        reply = heard.reply
+        code = outcome_code(reply.outcome) if heard.error is None else exit_code(heard.error)
+        assert "ab".startswith((reply.thought or "") + reply.solution), offset
+        found = (str(reply.outcome), code)
+        assert found in ways_to_end(offset) | ({("cut", 9), ("unreachable", 3)} if end == RST else set()), offset
+
+
+def test_the_command_tells_a_reply_that_ends_at_any_byte(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A last object, and the exit code that goes with it."""
+    for offset in OFFSETS[::3]:
+        code = main(["ask", "--json", "--url", server.at(SHORT[:offset], FIN), "-m", "m", "hi"])
+        last = json.loads(capsys.readouterr().out.splitlines()[-1])
+        reply = last if last["type"] == "finished" else last["partial"]
+        assert (reply["outcome"], code) in ways_to_end(offset), offset
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """Bytes at random, or a body of the table with bytes replaced, taken out or put in."""
+    body = draw(st.sampled_from([FINISHED + DONE, TEXT, b"", *(body for _, body, _, _ in GARBAGE)]))
+    for _ in range(draw(st.integers(0, 3))):
+        at, more = draw(st.integers(0, len(body))), draw(st.binary(max_size=6))
+        body = body[:at] + more + body[at + draw(st.integers(0, 6)) :]
+    return body
+
+
+@given(mutated(), st.data(), st.booleans())
+def test_any_bytes_come_to_a_documented_end_whatever_the_cuts(body: bytes, data: st.DataObject, broken: bool) -> None:
+    """Documented events, then a reply or an error of ours with one; and the same for every cut."""
+    fault = httpx.ReadError("reset") if broken else None
+    found = []
+    for pieces in ([body], data.draw(chunked(body))):
+        with Face().studio(playing(*pieces, fault=fault)) as client:
+            heard = Face().read(client.stream_chat_completion("m", MESSAGES))
+        reply = heard.reply
+        AddedUp(heard.events)
+        assert heard.error is None or str(heard.error)
+        text = (reply.outcome, reply.thought, reply.solution, reply.finish_reason)
+        found.append((text, type(heard.error), str(heard.error)))
+    assert found[0] == found[1]

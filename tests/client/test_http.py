@@ -91,6 +91,9 @@ def test_an_address_in_any_usual_form_is_understood(given: str, url: str) -> Non
         "http://my host:1234",
         "http://[::1",
         "::1",
+        "http://☃.☃",
+        "http://xn--a",
+        "http://a..b",
     ],
 )
 def test_an_address_that_can_t_be_is_refused_at_once(face: Face, given: Any) -> None:
@@ -534,3 +537,79 @@ def test_a_refused_stream_is_closed(face: Face) -> None:
     with face.studio(server) as client:
         assert face.read(client.stream_chat_completion("m", MESSAGES)).error is not None
         assert body.closed
+
+
+# --- what is told of a connection that can't be used ------------------------------------------------------------------
+
+
+def told(face: Face, url: str) -> str:
+    with face.studio(url) as client, pytest.raises(ServerUnreachable) as caught:
+        face.wait(client.models("openai"))
+    return str(caught.value)
+
+
+def test_tls_to_a_plain_port_is_told_as_that(face: Face) -> None:
+    """And nobody is advised to start what runs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                await_leaving(connection)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        said = told(face, f"https://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(GUARD)
+    assert "does not speak TLS" in said
+    assert "lms server start" not in said
+
+
+def test_plain_http_to_a_tls_port_is_told_as_that(face: Face) -> None:
+    """A server that answers with an alert of TLS."""
+    with RawServer(lambda connection, request: connection.sendall(b"\x15\x03\x01\x00\x02\x02\x16")) as server:
+        assert "https:// address" in told(face, server.url)
+
+
+def test_a_name_that_nobody_knows_is_told_as_that(face: Face) -> None:
+    """With no advice for this machine."""
+    said = told(face, "http://no-such-host.invalid")
+    assert "no host of that name is known" in said
+    assert "lms server start" not in said
+
+
+def test_a_certificate_that_is_not_trusted_is_told_as_that() -> None:
+    """By what the standard library raises, wherever it stands in the chain."""
+    untrusted = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    untrusted.verify_message = "self-signed certificate"
+    error = httpx.ConnectError("all attempts failed")
+    error.__cause__ = untrusted
+    unreachable = translate(error, "https://127.0.0.1:1")
+    assert "certificate is not to be trusted (self-signed certificate)" in str(unreachable)
+    assert "lms server start" not in str(unreachable)
+
+
+def test_a_closed_client_says_so(face: Face) -> None:
+    """In a sentence of ours."""
+    with face.studio(answering({"data": []})) as client:
+        pass
+    with pytest.raises(InvalidRequest, match="closed"):
+        face.wait(client.models("openai"))
+    assert isinstance(face.read(client.stream_chat_completion("m", MESSAGES)).error, InvalidRequest)
+
+
+def test_an_answer_that_drips_ends_with_its_time(face: Face) -> None:
+    """`request` is for all of it, not for each piece."""
+
+    def script(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(LIST[:-20])
+        while not server.over.wait(0.05):
+            connection.sendall(b" ")
+
+    with RawServer(script) as server, face.studio(server.url, timeouts=replace(PATIENT, request=0.3)) as client:
+        with pytest.raises(ServerUnreachable, match="request") as caught:
+            face.wait(client.models("openai"))
+        server.over.set()
+    assert caught.value.timed_out or caught.value.answered
