@@ -143,6 +143,10 @@ class ModelFacts:
         """The name of the template that makes its prompts."""
         self.histories = Histories()
 
+    def forget_template(self) -> None:
+        """It renders its prompts in another way than was found."""
+        self.system = self.template = None
+
     def forget(self) -> None:
         """It is not the model that it was, or not as it was loaded: only its name is left."""
         histories = self.histories

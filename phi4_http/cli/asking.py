@@ -194,9 +194,9 @@ def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace
 def _end(reply: Reply, output: Output, options: argparse.Namespace) -> int:
     if not output.as_json:
         if reply.outcome is Outcome.THOUGHT_UNCLOSED:
-            output.error(ThoughtUnclosed(finish_reason=reply.finish_reason, partial=reply))
+            output.error(ThoughtUnclosed(reply.finish_reason, length_reason=reply.length_reason, partial=reply))
         elif reply.outcome is Outcome.SOLUTION_TRUNCATED:
-            output.error(SolutionTruncated(finish_reason=reply.finish_reason, partial=reply))
+            output.error(SolutionTruncated(reply.finish_reason, length_reason=reply.length_reason, partial=reply))
         if reply.tool_calls:
             for call in reply.tool_calls:
                 output.note(f"tool call {call.name}({call.arguments})")

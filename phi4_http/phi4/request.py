@@ -180,12 +180,21 @@ class Turn:
         yield from look_up(self._phi.server, body["model"])
         return (yield from raw_prompt(self._phi.server, body["model"], body["messages"], self._fields))
 
-    def continued(self, request: Request, text: str) -> Request:
+    def continued(self, request: Request, text: str, max_tokens: int | None) -> Request:
         """The request that continues a raw prompt, with the same sampling. Without a limit of the caller's own there
         is none: said in LM Studio's way or in the others', some of which stop after 16 tokens where nothing is said."""
         kept = {name: value for name, value in request.body.items() if name not in _NOT_FOR_RAW}
-        limit = -1 if self._phi.server.native else None
-        return request._replace(path=RAW, body={"max_tokens": limit, **kept, "prompt": text})
+        if max_tokens is None:
+            max_tokens = kept.get("max_tokens") or (-1 if self._phi.server.native else None)
+        return request._replace(path=RAW, body={**kept, "max_tokens": max_tokens, "prompt": text})
+
+    def context_length(self, request: Request) -> Flow[int | None]:
+        """As learned, stated or listed."""
+        return (yield from context_length_of(self._phi, request.body["model"]))
+
+    def doubted(self, request: Request) -> None:
+        """What was found out of its template is found out anew when it is needed."""
+        self._phi.server.facts(request.body["model"]).forget_template()
 
     def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
         """The tokens of the prompt, where the server tells them. Asked after a reply, so that what is cached of the
