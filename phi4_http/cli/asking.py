@@ -76,6 +76,19 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     add_showing(parser)
     add_config(parser, ttl=False)
+    template = parser.add_argument_group("the server's template")
+    template.add_argument(
+        "--system",
+        choices=("auto", "send", "omit"),
+        default="auto",
+        help="whether the system prompt is sent; auto: as the template wants it (default: auto)",
+    )
+    template.add_argument(
+        "--opener",
+        choices=("auto", "assumed"),
+        default="auto",
+        help="assumed: replies begin inside the thought (default: auto)",
+    )
     sampling = parser.add_argument_group("sampling")
     for name, kind, text in _SAMPLING:
         sampling.add_argument(f"--{name}", type=kind, help=text)

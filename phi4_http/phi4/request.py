@@ -34,7 +34,7 @@ from ..wire.parameters import check, rescue_settings
 from .conversation import Conversation, build_messages, merge_instructions
 from .counting import Counter, Message, OneToken, Own, bound, sources
 from .facts import MODEL_KEY, SAMPLING, choose_model
-from .template import probe as probe_model
+from .placing import Kept, Placed, Placing, forget, opens, placed, placing_of, said_of
 from .template import raw_prompt
 from .window import Window, fit, learn, reserve
 
@@ -48,7 +48,12 @@ CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 SMALL_PROMPT = 2_048
 """Bytes of prompt, in all, that fit wherever this model is of use: the server is not asked how much it holds."""
 
-_NOT_FOR_RAW = ("messages", "tools", "tool_choice", "response_format")
+_NOT_FOR_RAW = frozenset(
+    {
+        *("messages", "tools", "tool_choice", "parallel_tool_calls", "response_format"),
+        *("chat_template_kwargs", "reasoning_effort", "reasoning_format"),
+    }
+)
 
 
 class Phi:
@@ -62,12 +67,13 @@ class Phi:
         instructions: str | None = None,
         opener: Literal["auto", "assumed"] = "auto",
         closer: Literal["last", "first"] = "last",
-        system: Literal["send", "omit", "auto"] = "send",
+        system: Literal["send", "omit", "auto"] = "auto",
         reserve: int | None = None,
         counter: Callable[[Sequence[Message]], int] | Counter | None = None,
         context_length: int | None = None,
         window: Literal["steady", "longest"] = "steady",
         rescue: Rescue | None = None,
+        kept: Kept | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
         chosen_tags(opener, closer)  # refuses what they can't be
@@ -93,6 +99,7 @@ class Phi:
         self.counter = counter
         self.stated_length = context_length
         self.window = window
+        self.kept = kept
         self.rescue, self.parameters = told_apart(rescue or Rescue(), parameters or {})
 
     def counter_of(self, model: str, fields: Mapping[str, Any]) -> Counter:
@@ -116,6 +123,8 @@ class Talk(Conversation):
         self.phi = phi
         self.instructions = merge_instructions(phi.instructions, instructions)
         self.model = phi.model if model is None else check_model(model)
+        self.told_placing = False
+        """Whether it was said where the parts of the system message went."""
 
 
 def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, dict[str, Any]]:
@@ -135,6 +144,7 @@ class Turn:
         self._prompt = prompt
         self._rescue, asked = told_apart(phi.rescue, parameters)
         self._fields = {**SAMPLING, **phi.parameters, **asked}
+        self._window_sent: Sequence[Message] = ()  # with its system message, wherever that goes
         # Built now, so that a prompt or a history that can't be sent is refused before anything is.
         build_messages(prompt, history=talk.history, instructions=talk.instructions)
 
@@ -142,21 +152,34 @@ class Turn:
         """The request, with what of the history fits."""
         talk, phi = self._talk, self._phi
         model = yield from named(phi, talk.model)
-        messages = yield from messages_of(talk, model, self._prompt)
-        window = yield from self._window(model, messages)
+        placing = yield from placing_of(phi, model, self._fields)
+        messages = messages_of(talk, self._prompt)
+        window = yield from self._window(model, messages, placing)
+        self._window_sent = window.messages
+        note = None if talk.told_placing else said_of(window.messages, placing)
         return Request(
             CHAT,
-            {"model": model, "messages": list(window.messages), **self._fields},
-            opener="assumed" if talk.opener_swallowed else phi.opener,
+            {"model": model, "messages": placed(window.messages, placing), **self._fields},
+            opener=(yield from self._opener(model)),
             closer=phi.closer,
             rescue=self._rescue,
-            expects_thought=self._expects_thought(messages),
+            expects_thought=self._expects_thought(placing),
             dropped=window.dropped,
+            notes=(note,) if note else (),
         )
 
-    def _expects_thought(self, messages: Sequence[Message]) -> bool:
+    def _opener(self, model: str) -> Flow[Literal["auto", "assumed"]]:
+        """Whether the reply begins inside its thought: as the caller says, as a reply has shown, or as the server's
+        template has it."""
+        if self._phi.opener == "assumed" or self._talk.opener_swallowed:
+            return "assumed"
+        worth = self._rescue.watches or (self._fields.get("max_tokens") or -1) > 0
+        opened = yield from opens(self._phi, model, self._fields, worth=worth)
+        return "assumed" if opened else "auto"
+
+    def _expects_thought(self, placing: Placing) -> bool:
         """Whether a reply without a thought is worth a remark: once, and not where none is possible."""
-        return messages[0]["role"] == "system" and not self._talk.noted and "response_format" not in self._fields
+        return placing != "instructions" and not self._talk.noted and "response_format" not in self._fields
 
     def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
         """What the overflow tells of the context is kept; then what fits is sent instead."""
@@ -194,7 +217,7 @@ class Turn:
 
     def doubted(self, request: Request) -> None:
         """What was found out of its template is found out anew when it is needed."""
-        self._phi.server.facts(request.body["model"]).forget_template()
+        forget(self._phi, request.body["model"])
 
     def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
         """The tokens of the prompt, where the server tells them. Asked after a reply, so that what is cached of the
@@ -210,6 +233,7 @@ class Turn:
         """Keep the turn, and what it has told of the server."""
         server, model = self._phi.server, request.body["model"]
         self._talk.record(self._prompt, reply)
+        self._talk.told_placing = self._talk.told_placing or bool(request.notes)
         if isinstance(error, ModelNotFound):
             server.changed()
         info = server.find(model)
@@ -228,9 +252,9 @@ class Turn:
         """The server has counted this prompt."""
         body = request.body
         histories = self._phi.server.facts(body["model"]).histories
-        learn(histories, body["messages"], tokens, beside=beside_messages(body), **answer)
+        learn(histories, self._window_sent, tokens, beside=beside_messages(body), **answer)
 
-    def _window(self, model: str, messages: Sequence[Message]) -> Flow[Window]:
+    def _window(self, model: str, messages: Sequence[Message], placing: Placing) -> Flow[Window]:
         fields, phi = self._fields, self._phi
         beside = beside_messages(fields)
         if len(messages) <= 2 and bound(messages) + beside <= SMALL_PROMPT:
@@ -250,7 +274,7 @@ class Turn:
                 messages,
                 limit=limit,
                 room=reserve(limit, phi.reserve, fields.get("max_tokens")),
-                counter=phi.counter_of(model, fields),
+                counter=Placed(phi.counter_of(model, fields), placing),
                 histories=phi.server.facts(model).histories,
                 beside=beside,
                 window=phi.window,
@@ -269,13 +293,9 @@ def named(phi: Phi, model: str | None) -> Flow[str]:
     return check_model(name) if name is not None else (yield from phi4_model(phi.server))
 
 
-def messages_of(talk: Talk, model: str, prompt: str | None) -> Flow[list[dict[str, Any]]]:
-    """All messages of a conversation, with or without a system message, as the server's template wants it."""
-    omit = talk.phi.system == "omit"
-    if talk.phi.system == "auto":
-        found = yield from probe_model(talk.phi.server, model)
-        omit = found.advice == "omit"
-    return build_messages(prompt, history=talk.history, instructions=talk.instructions, with_system=not omit)
+def messages_of(talk: Talk, prompt: str | None) -> list[dict[str, Any]]:
+    """All messages of a conversation, its system message at their head."""
+    return build_messages(prompt, history=talk.history, instructions=talk.instructions)
 
 
 def context_length_of(phi: Phi, model: str) -> Flow[int | None]:
