@@ -11,7 +11,7 @@ from ..flow import Flow
 from ..reply.stream import Replying, read
 from ..server import look_up
 from .conversation import build_messages
-from .placing import placed, placing_of
+from .placing import placed, placing_known
 from .request import Phi, Talk, Turn, context_length_of, messages_of, named
 from .template import Probe
 from .template import probe as probe_model
@@ -163,8 +163,7 @@ def _counted(talk: Talk, prompt: str | None, fields: Mapping[str, Any]) -> Flow[
     def flow() -> Flow[Counted]:
         phi = talk.phi
         model = yield from named(phi, talk.model)
-        placing = yield from placing_of(phi, model, fields)
-        messages = placed(messages_of(talk, prompt), placing)
+        messages = placed(messages_of(talk, prompt), placing_known(phi, model, fields))
         limit = yield from context_length_of(phi, model)
         found = yield from phi.counter_of(model, fields).count(messages)
         if found.too_long and found.tokens is None:

@@ -92,10 +92,17 @@ class Placed:
 def placing_of(phi: Phi, model: str, fields: Mapping[str, Any]) -> Flow[Placing]:
     """How to send to this model: as the caller says, or as a probe tells, once. A server that can't be asked, or a
     tape, is sent to."""
+    if phi.system == "auto":
+        yield from found_out(phi, model, fields)
+    return placing_known(phi, model, fields)
+
+
+def placing_known(phi: Phi, model: str, fields: Mapping[str, Any]) -> Placing:
+    """The same, as far as it is known: nothing is asked."""
     if phi.system != "auto":
         return "system" if phi.system == "send" else "instructions"
-    found = yield from found_out(phi, model, fields)
-    return "system" if found is None else found.placing
+    found: Probe | None = phi.server.facts(model).probes.get(template_key(fields))
+    return "system" if found is None or phi.server.on_tape else found.placing
 
 
 def found_out(phi: Phi, model: str, fields: Mapping[str, Any]) -> Flow[Probe | None]:

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import (
     AuthError,
@@ -29,7 +29,7 @@ from ..reply.stream import RawPrompt, Request
 from ..reply.tags import chosen_tags
 from ..server import Server, learn_limit, listing, look_up
 from ..server import context_length as known_context_length
-from ..wire.bodies import check_model
+from ..wire.bodies import check_model, encode
 from ..wire.parameters import check, rescue_settings
 from .conversation import Conversation, build_messages, merge_instructions
 from .counting import Counter, Message, OneToken, Own, bound, sources
@@ -37,9 +37,6 @@ from .facts import MODEL_KEY, SAMPLING, choose_model
 from .placing import Kept, Placed, Placing, forget, opens, placed, placing_of, said_of
 from .template import raw_prompt
 from .window import Window, fit, learn, reserve
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("phi4_http")
 
@@ -146,7 +143,8 @@ class Turn:
         self._fields = {**SAMPLING, **phi.parameters, **asked}
         self._window_sent: Sequence[Message] = ()  # with its system message, wherever that goes
         # Built now, so that a prompt or a history that can't be sent is refused before anything is.
-        build_messages(prompt, history=talk.history, instructions=talk.instructions)
+        messages = build_messages(prompt, history=talk.history, instructions=talk.instructions)
+        encode({**self._fields, "messages": messages})
 
     def prepared(self) -> Flow[Request]:
         """The request, with what of the history fits."""
