@@ -319,17 +319,40 @@ class StreamCut(Phi4Error):
 
 
 class ThoughtUnclosed(Phi4Error):
-    """The model stopped inside its thought, so there is no solution. Raised by `Reply.raise_for_outcome()`."""
+    """The model stopped inside its thought, so there is no solution. Raised by `Reply.raise_for_outcome()`.
+
+    `length_reason` is what was used up where a limit ended it, as in `Reply`.
+    """
 
     finish_reason: str | None
-    _sentence = "the model stopped inside its thought (finish reason {self.finish_reason!r}): there is no solution."
+    _: KW_ONLY
+    length_reason: str | None = None
+
+    def __str__(self) -> str:
+        why = _LENGTHS.get(self.length_reason or "", "")
+        reason = f"finish reason {self.finish_reason!r}{f': {why}' if why else ''}"
+        return f"the model stopped inside its thought ({reason}): there is no solution."
 
 
 class SolutionTruncated(Phi4Error):
-    """The length limit came inside the solution. Raised by `Reply.raise_for_outcome()`."""
+    """The length limit came inside the solution. Raised by `Reply.raise_for_outcome()`.
+
+    `length_reason` is what was used up, as in `Reply`.
+    """
 
     finish_reason: str | None
-    _sentence = "the solution was cut by the length limit: allow more with `max_tokens`, or load a longer context."
+    _: KW_ONLY
+    length_reason: str | None = None
+
+    def __str__(self) -> str:
+        if self.length_reason == "context":
+            return "the solution was cut, since the context is full: load the model with a longer one, or send less."
+        if self.length_reason == "max_tokens":
+            return "the solution was cut by the length limit: allow more with `max_tokens`."
+        return "the solution was cut by the length limit: allow more with `max_tokens`, or load a longer context."
+
+
+_LENGTHS = {"max_tokens": "`max_tokens` is used up", "context": "the context is full"}
 
 
 class CannotContinue(Phi4Error):

@@ -106,8 +106,14 @@ class Forced:
     """Which template's prompt was continued."""
     requests: int
     """Requests of one token that finding the template took, beside the two of the reply."""
-    usage: tuple[Usage | None, Usage | None]
-    """What the server counted for either part; the first part of a stream that was closed has no count."""
+    usage: tuple[Usage | None, ...]
+    """What the server counted for each part: two, or more where the model began to think again and that was ended too.
+    The part of a stream that was closed has no count."""
+
+    @property
+    def times(self) -> int:
+        """How often the thought was ended."""
+        return len(self.usage) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,9 @@ class Reply:
     """What is odd about this reply, in sentences."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the last chunks that this library does not know, as they came."""
+    length_reason: Literal["max_tokens", "context"] | None = None
+    """What was used up where a limit ended the reply: `max_tokens`, or the context, which is full. None where no limit
+    did, or where nobody can tell which."""
 
     def raise_for_outcome(self) -> Reply:
         """Return self if the reply is complete.
@@ -150,9 +159,9 @@ class Reply:
         Raises `ThoughtUnclosed` or `SolutionTruncated`; the other outcomes raise by themselves when they happen.
         """
         if self.outcome is Outcome.THOUGHT_UNCLOSED:
-            raise ThoughtUnclosed(finish_reason=self.finish_reason, partial=self)
+            raise ThoughtUnclosed(self.finish_reason, length_reason=self.length_reason, partial=self)
         if self.outcome is Outcome.SOLUTION_TRUNCATED:
-            raise SolutionTruncated(finish_reason=self.finish_reason, partial=self)
+            raise SolutionTruncated(self.finish_reason, length_reason=self.length_reason, partial=self)
         return self
 
 

@@ -135,11 +135,17 @@ class ModelFacts:
         """Tokens of context, as an overflow told them."""
         self.failures: dict[str, int] = {}
         """How often each source of counts has failed since it last counted."""
-        self.system: Any = None
-        """What its template does with the system message."""
-        self.template: str | None = None
-        """The name of the template that makes its prompts."""
+        self.probes: dict[str, Any] = {}
+        """What its template does with the system message, and whether it opens the thought, by the fields that may
+        change it."""
+        self.templates: dict[str, str] = {}
+        """The name of the template that makes its prompts, by the same."""
         self.histories: Histories = Histories()
+
+    def forget_template(self) -> None:
+        """It renders its prompts in another way than was found."""
+        self.probes.clear()
+        self.templates.clear()
 
     def forget(self) -> None:
         """It is not the model that it was, or not as it was loaded: only its name is left."""
@@ -155,6 +161,8 @@ class Server:
         self.url = url
         self.timeouts: Timeouts = timeouts or Timeouts()
         self.local: bool = is_loopback(url)
+        self.on_tape: bool = False
+        """Whether a recording answers for it, or its answers are recorded: nothing is then sent that need not be."""
         self.listing: Listing | None = None
         self._lacks: set[str] = set()
         self._models: dict[str, ModelFacts] = {}
@@ -324,8 +332,9 @@ def learn_limit(server: Server, model: str, limit: int) -> bool:
     known = facts.learned if facts.learned is not None else info and info.loaded_context_length
     if known == limit:
         return False
+    probes, templates = facts.probes, facts.templates  # these don't rest on the context
     facts.forget()
-    facts.learned = limit
+    facts.learned, facts.probes, facts.templates = limit, probes, templates
     return True
 
 

@@ -62,6 +62,11 @@ def no_stream(thought: str | None, closed: bool, solution: str, finish: str, usa
 SHORT: dict[str, Any] = {"thought": say.SHORT_THOUGHT, "closed": True, "solution": "7 × 8"}
 LETTERS = (say.LETTERS_THOUGHT + say.LETTERS_LOOP * 9)[:1180]  # 420 tokens, the tag included
 REPORT: dict[str, Any] = {"thought": "The report is long. Let me go through its sections one by one"}
+OUTGROWN = (
+    "Reached context length of 8192 tokens with model (arch: phi3) that does not currently support mid-generation "
+    "context overflow. Try reloading with a larger context length or shortening the prompt/chat.",
+    "Context size has been exceeded",
+)
 LOAD_REFUSED = (
     'Failed to load model "microsoft/phi-4-reasoning-plus". Error: Model loading was stopped due to insufficient '
     "system resources. Under the current settings, this model requires approximately 12.60 GB of memory."
@@ -137,8 +142,9 @@ ENDS: Mapping[str, End] = {
     "overflow-2-frame": overflow(9137, 8192, 200),
     "overflow-3-frame": overflow(9137, 8192, 200),
     "overflow-4-frame": overflow(31430, 30000, 200),
-    "overflow-5-frame": overflow(None, 8192, 200, **REPORT),
-    "overflow-6-frame": overflow(None, None, 200, **REPORT),
+    # In the middle of a reply: its prompt did fit.
+    "overflow-5-frame": End("server_error", ServerError, {"message": OUTGROWN[0], "status": 200}, **REPORT),
+    "overflow-6-frame": End("server_error", ServerError, {"message": OUTGROWN[1], "status": 200}, **REPORT),
     "overflow-7-frame": overflow(9137, 8192, 200),
     "overflow-8-no-delta": End(
         "overflow", SilentOverflow, {"needed": None, "limit": None, "status": 200}, finish="stop", usage=(0, 0)

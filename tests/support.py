@@ -105,7 +105,9 @@ class Face:
 
     @contextlib.contextmanager
     def phi(self, to: str | httpx.MockTransport = "http://test.invalid", **options: Any) -> Iterator[Any]:
-        """A `Phi4` on such a client; `options` are those of `Phi4`, and `timeouts`."""
+        """A `Phi4` on such a client; `options` are those of `Phi4`, and `timeouts`. What a template does is not asked
+        unless a test is about that: tests count requests."""
+        options.setdefault("system", "send")
         client_options = {name: options.pop(name) for name in ("timeouts", "token") if name in options}
         with self.studio(to, **client_options) as made:
             yield self.Phi4(made, **options)

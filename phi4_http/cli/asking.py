@@ -82,6 +82,19 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     add_server(parser)
     add_showing(parser)
     add_config(parser, ttl=False)
+    template = parser.add_argument_group("the server's template")
+    template.add_argument(
+        "--system",
+        choices=("auto", "send", "omit"),
+        default="auto",
+        help="whether the system prompt is sent; auto: as the template wants it (default: auto)",
+    )
+    template.add_argument(
+        "--opener",
+        choices=("auto", "assumed"),
+        default="auto",
+        help="assumed: replies begin inside the thought (default: auto)",
+    )
     sampling = parser.add_argument_group("sampling")
     for name, kind, text in _SAMPLING:
         sampling.add_argument(f"--{name}", type=kind, help=text)
@@ -225,9 +238,9 @@ def waiting_for(waiting: Waiting | None) -> str:
 def _end(reply: Reply, output: Output, options: argparse.Namespace) -> int:
     if not output.as_json:
         if reply.outcome is Outcome.THOUGHT_UNCLOSED:
-            output.error(ThoughtUnclosed(finish_reason=reply.finish_reason, partial=reply))
+            output.error(ThoughtUnclosed(reply.finish_reason, length_reason=reply.length_reason, partial=reply))
         elif reply.outcome is Outcome.SOLUTION_TRUNCATED:
-            output.error(SolutionTruncated(finish_reason=reply.finish_reason, partial=reply))
+            output.error(SolutionTruncated(reply.finish_reason, length_reason=reply.length_reason, partial=reply))
         if reply.tool_calls:
             for call in reply.tool_calls:
                 output.note(f"tool call {call.name}({call.arguments})")

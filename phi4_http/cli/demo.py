@@ -65,7 +65,7 @@ def _ask(client: LMStudio, exchange: Exchange, output: Output, options: argparse
     model = body.get("model") or client.models()[0].id
     if not output.as_json:
         _introduce(client, exchange, model, prompt, output)
-    return print_reply(Phi4(client, model=model).stream(prompt), output, options)
+    return print_reply(Phi4(client, model=model, system="send").stream(prompt), output, options)
 
 
 def _introduce(client: LMStudio, exchange: Exchange, model: str, prompt: str, output: Output) -> None:

@@ -123,10 +123,19 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
 def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> Phi4:
     """What is to be asked: the model, loaded as the arguments say; a context length that can't be set is stated."""
     from ..client.blocking import Phi4
+    from ..client.kept import user_folder
 
     model = ready_model(client, options, output)
     stated = None if client._state.native else options.context_length
-    return Phi4(client, model=model, instructions=options.instructions, context_length=stated)
+    return Phi4(
+        client,
+        model=model,
+        instructions=options.instructions,
+        context_length=stated,
+        opener=options.opener,
+        system=options.system,
+        cache=user_folder(),
+    )
 
 
 @contextlib.contextmanager

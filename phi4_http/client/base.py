@@ -15,6 +15,7 @@ from ..phi4.conversation import Conversation
 from ..phi4.request import Phi
 from ..server import DEFAULT_URL, Server
 from .http import KEPT, client_options, endpoint, proxied, transport_options, usable_settings
+from .kept import Folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -52,6 +53,7 @@ class Connected(Generic[HttpClient, Transport]):
         self._lms = lms
         self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
         self._state = Server(self._endpoint.url, self._endpoint.timeouts)
+        self._state.on_tape = bool(getattr(transport or getattr(http_client, "_transport", None), "on_tape", False))
         self._owned = http_client is None
         self._network = self._owned and transport is None
         self._http: HttpClient = self._made(transport) if http_client is None else http_client
@@ -97,12 +99,13 @@ class Asking(Generic[AnyClient]):
         instructions: str | None = None,
         opener: Literal["auto", "assumed"] = "auto",
         closer: Literal["last", "first"] = "last",
-        system: Literal["send", "omit", "auto"] = "send",
+        system: Literal["send", "omit", "auto"] = "auto",
         reserve: int | None = None,
         counter: Callable[[Sequence[Mapping[str, Any]]], int] | Counter | None = None,
         context_length: int | None = None,
         window: Literal["steady", "longest"] = "steady",
         rescue: Rescue | None = None,
+        cache: str | os.PathLike[str] | None = None,
         **parameters: Unpack[AskParameters],
     ) -> None:
         if not isinstance(client, self._client_type | str | None):
@@ -125,6 +128,7 @@ class Asking(Generic[AnyClient]):
             context_length=context_length,
             window=window,
             rescue=rescue,
+            kept=None if cache is None else Folder(cache),
             parameters=parameters,
         )
 

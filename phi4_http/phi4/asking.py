@@ -9,7 +9,9 @@ from ..errors import ContextOverflow, NoJson
 from ..events import Reply
 from ..flow import Flow
 from ..reply.stream import Replying, read
+from ..server import look_up
 from .conversation import assemble
+from .placing import placed, placing_known
 from .request import Phi, Talk, Turn, context_length_of, messages_of, named
 from .template import Probe
 from .template import probe as probe_model
@@ -117,9 +119,14 @@ def chat(
 
 
 def probe(phi: Phi, model: str | None = None) -> Flow[Probe]:
-    """What the server does with the system message: four requests of one token, once for each model."""
+    """What the server does with the system message, once for each model: four requests of one token, or none that runs
+    the model where the server tells its prompts."""
     name = yield from named(phi, model)
-    return (yield from probe_model(phi.server, name))
+    known: Probe | None = phi.server.facts(name).probes.get("")
+    if known is None:
+        yield from look_up(phi.server, name)
+        known = phi.server.facts(name).probes[""] = yield from probe_model(phi.server, name)
+    return known
 
 
 def context_length(phi: Phi, model: str | None = None) -> Flow[int | None]:
@@ -200,7 +207,7 @@ def _counted(talk: Talk, prompt: str | None, fields: Mapping[str, Any]) -> Flow[
     def flow() -> Flow[Counted]:
         phi = talk.phi
         model = yield from named(phi, talk.model)
-        messages = yield from messages_of(talk, model, prompt, talk.said)
+        messages = placed(messages_of(talk, prompt, talk.said), placing_known(phi, model, fields))
         limit = yield from context_length_of(phi, model)
         found = yield from phi.counter_of(model, fields).count(messages)
         if found.too_long and found.tokens is None:

@@ -131,6 +131,29 @@ def _of_the_prompt(fields: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (fields or {}).items() if name not in _NOT_OF_THE_PROMPT}
 
 
+_NOT_OF_A_TEMPLATE = _NOT_OF_THE_PROMPT | {
+    *("ttl", "cache_prompt", "id_slot", "n_probs", "logprobs", "top_logprobs", "n", "user", "metadata", "grammar"),
+    *("json_schema", "typical_p", "mirostat", "mirostat_tau", "mirostat_eta", "samplers", "n_predict", "ignore_eos"),
+    *(
+        "return_progress",
+        "timings_per_token",
+        "sse_ping_interval",
+        "dynatemp_range",
+        "xtc_probability",
+        "dry_multiplier",
+    ),
+    *("thinking_budget_tokens", "reasoning_budget_tokens", "reasoning_budget_message", "thinking_token_budget"),
+    *("dry_multiplier", "reasoning_format", "tools", "tool_choice", "parallel_tool_calls", "response_format"),
+}
+"""Further fields that don't make a template write plain turns in another way. How tools are written is told apart."""
+
+
+def template_key(fields: Mapping[str, Any] | None) -> str:
+    """What tells requests apart whose plain turns a template may write differently; empty for most."""
+    telling = {name: value for name, value in (fields or {}).items() if name not in _NOT_OF_A_TEMPLATE}
+    return json.dumps(telling, sort_keys=True, default=repr) if telling else ""
+
+
 def sources(server: Server, model: str, fields: Mapping[str, Any] | None = None) -> FirstThatCan:
     """The sources of exact counts that this server may have, those that cost nothing first."""
     # LM Studio can't count for free, and would answer each try with an error.

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import (
     AuthError,
@@ -29,17 +29,14 @@ from ..reply.stream import RawPrompt, Request
 from ..reply.tags import chosen_tags
 from ..server import Server, learn_limit, listing, look_up
 from ..server import context_length as known_context_length
-from ..wire.bodies import check_model
+from ..wire.bodies import check_model, encode
 from ..wire.parameters import check, rescue_settings
 from .conversation import Conversation, assemble, merge_instructions, result_messages
 from .counting import Counter, Message, OneToken, Own, bound, sources
 from .facts import MODEL_KEY, SAMPLING, choose_model
-from .template import probe as probe_model
+from .placing import Kept, Placed, Placing, forget, opens, placed, placing_of, said_of
 from .template import raw_prompt
 from .window import Window, fit, learn, reserve
-
-if TYPE_CHECKING:
-    pass
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
@@ -48,7 +45,12 @@ CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 SMALL_PROMPT = 2_048
 """Bytes of prompt, in all, that fit wherever this model is of use: the server is not asked how much it holds."""
 
-_NOT_FOR_RAW = ("messages", "tools", "tool_choice", "response_format")
+_NOT_FOR_RAW = frozenset(
+    {
+        *("messages", "tools", "tool_choice", "parallel_tool_calls", "response_format"),
+        *("chat_template_kwargs", "reasoning_effort", "reasoning_format"),
+    }
+)
 
 
 class Phi:
@@ -62,12 +64,13 @@ class Phi:
         instructions: str | None = None,
         opener: Literal["auto", "assumed"] = "auto",
         closer: Literal["last", "first"] = "last",
-        system: Literal["send", "omit", "auto"] = "send",
+        system: Literal["send", "omit", "auto"] = "auto",
         reserve: int | None = None,
         counter: Callable[[Sequence[Message]], int] | Counter | None = None,
         context_length: int | None = None,
         window: Literal["steady", "longest"] = "steady",
         rescue: Rescue | None = None,
+        kept: Kept | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
         chosen_tags(opener, closer)  # refuses what they can't be
@@ -93,6 +96,7 @@ class Phi:
         self.counter = counter
         self.stated_length = context_length
         self.window: Literal["steady", "longest"] = window
+        self.kept = kept
         self.rescue: Rescue
         self.parameters: dict[str, Any]
         self.rescue, self.parameters = told_apart(rescue or Rescue(), parameters or {})
@@ -118,6 +122,8 @@ class Talk(Conversation):
         self.phi = phi
         self.instructions: str | None = merge_instructions(phi.instructions, instructions)
         self.model: str | None = phi.model if model is None else check_model(model)
+        self.told_placing: bool = False
+        """Whether it was said where the parts of the system message went."""
 
 
 def told_apart(rescue: Rescue, parameters: Mapping[str, Any]) -> tuple[Rescue, dict[str, Any]]:
@@ -141,28 +147,43 @@ class Turn:
         self._prompt = prompt
         self._rescue, asked = told_apart(phi.rescue, parameters)
         self._fields = {**SAMPLING, **phi.parameters, **asked}
+        self._window_sent: Sequence[Message] = ()  # with its system message, wherever that goes
         # Built now, so that a prompt or a history that can't be sent is refused before anything is.
-        assemble(prompt, self._before, instructions=talk.instructions)
+        messages = assemble(prompt, self._before, instructions=talk.instructions)
+        encode({**self._fields, "messages": messages})
 
     def prepared(self) -> Flow[Request]:
         """The request, with what of the history fits."""
         talk, phi = self._talk, self._phi
         model = yield from named(phi, talk.model)
-        messages = yield from messages_of(talk, model, self._prompt, self._before)
-        window = yield from self._window(model, messages)
+        placing = yield from placing_of(phi, model, self._fields)
+        messages = messages_of(talk, self._prompt, self._before)
+        window = yield from self._window(model, messages, placing)
+        self._window_sent = window.messages
+        note = None if talk.told_placing else said_of(window.messages, placing)
         return Request(
             CHAT,
-            {"model": model, "messages": list(window.messages), **self._fields},
-            opener="assumed" if talk.opener_swallowed else phi.opener,
+            {"model": model, "messages": placed(window.messages, placing), **self._fields},
+            opener=(yield from self._opener(model)),
             closer=phi.closer,
             rescue=self._rescue,
-            expects_thought=self._expects_thought(messages),
+            expects_thought=self._expects_thought(placing),
             dropped=window.dropped,
+            notes=(note,) if note else (),
         )
 
-    def _expects_thought(self, messages: Sequence[Message]) -> bool:
+    def _opener(self, model: str) -> Flow[Literal["auto", "assumed"]]:
+        """Whether the reply begins inside its thought: as the caller says, as a reply has shown, or as the server's
+        template has it."""
+        if self._phi.opener == "assumed" or self._talk.opener_swallowed:
+            return "assumed"
+        worth = self._rescue.watches or (self._fields.get("max_tokens") or -1) > 0
+        opened = yield from opens(self._phi, model, self._fields, worth=worth)
+        return "assumed" if opened else "auto"
+
+    def _expects_thought(self, placing: Placing) -> bool:
         """Whether a reply without a thought is worth a remark: once, and not where none is possible."""
-        return messages[0]["role"] == "system" and not self._talk.noted and "response_format" not in self._fields
+        return placing != "instructions" and not self._talk.noted and "response_format" not in self._fields
 
     def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
         """What the overflow tells of the context is kept; then what fits is sent instead."""
@@ -186,12 +207,21 @@ class Turn:
         yield from look_up(self._phi.server, body["model"])
         return (yield from raw_prompt(self._phi.server, body["model"], body["messages"], self._fields))
 
-    def continued(self, request: Request, text: str) -> Request:
+    def continued(self, request: Request, text: str, max_tokens: int | None) -> Request:
         """The request that continues a raw prompt, with the same sampling. Without a limit of the caller's own there
         is none: said in LM Studio's way or in the others', some of which stop after 16 tokens where nothing is said."""
         kept = {name: value for name, value in request.body.items() if name not in _NOT_FOR_RAW}
-        limit = -1 if self._phi.server.native else None
-        return request._replace(path=RAW, body={"max_tokens": limit, **kept, "prompt": text})
+        if max_tokens is None:
+            max_tokens = kept.get("max_tokens") or (-1 if self._phi.server.native else None)
+        return request._replace(path=RAW, body={**kept, "max_tokens": max_tokens, "prompt": text})
+
+    def context_length(self, request: Request) -> Flow[int | None]:
+        """As learned, stated or listed."""
+        return (yield from context_length_of(self._phi, request.body["model"]))
+
+    def doubted(self, request: Request) -> None:
+        """What was found out of its template is found out anew when it is needed."""
+        forget(self._phi, request.body["model"])
 
     def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
         """The tokens of the prompt, where the server tells them. Asked after a reply, so that what is cached of the
@@ -208,6 +238,7 @@ class Turn:
         server, model = self._phi.server, request.body["model"]
         asked = [] if self._prompt is None else [{"role": "user", "content": self._prompt}]
         answer = self._talk.record([*self._results, *asked], reply)
+        self._talk.told_placing = self._talk.told_placing or bool(request.notes)
         if isinstance(error, ModelNotFound):
             server.changed()
         info = server.find(model)
@@ -225,9 +256,9 @@ class Turn:
         """The server has counted this prompt."""
         body = request.body
         histories = self._phi.server.facts(body["model"]).histories
-        learn(histories, body["messages"], tokens, beside=beside_messages(body), **answer)
+        learn(histories, self._window_sent, tokens, beside=beside_messages(body), **answer)
 
-    def _window(self, model: str, messages: Sequence[Message]) -> Flow[Window]:
+    def _window(self, model: str, messages: Sequence[Message], placing: Placing) -> Flow[Window]:
         fields, phi = self._fields, self._phi
         beside = beside_messages(fields)
         if len(messages) <= 2 and bound(messages) + beside <= SMALL_PROMPT:
@@ -247,7 +278,7 @@ class Turn:
                 messages,
                 limit=limit,
                 room=reserve(limit, phi.reserve, fields.get("max_tokens")),
-                counter=phi.counter_of(model, fields),
+                counter=Placed(phi.counter_of(model, fields), placing),
                 histories=phi.server.facts(model).histories,
                 beside=beside,
                 window=phi.window,
@@ -266,13 +297,9 @@ def named(phi: Phi, model: str | None) -> Flow[str]:
     return check_model(name) if name is not None else (yield from phi4_model(phi.server))
 
 
-def messages_of(talk: Talk, model: str, prompt: str | None, before: Sequence[Message]) -> Flow[list[dict[str, Any]]]:
-    """All messages of a conversation, with or without a system message, as the server's template wants it."""
-    omit = talk.phi.system == "omit"
-    if talk.phi.system == "auto":
-        found = yield from probe_model(talk.phi.server, model)
-        omit = found.advice == "omit"
-    return assemble(prompt, before, instructions=talk.instructions, with_system=not omit)
+def messages_of(talk: Talk, prompt: str | None, before: Sequence[Message]) -> list[dict[str, Any]]:
+    """All messages of a conversation, its system message at their head."""
+    return assemble(prompt, before, instructions=talk.instructions)
 
 
 def context_length_of(phi: Phi, model: str) -> Flow[int | None]:

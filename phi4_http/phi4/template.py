@@ -12,15 +12,15 @@ one-token requests tell.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from ..errors import CannotContinue
 from ..flow import Flow
 from ..reply.stream import RawPrompt
 from ..server import Server
 from ..wire.fields import text_of
-from .counting import MESSAGE_TOKENS, Count, LlamaCpp, Message, OneToken, one_token
+from .counting import MESSAGE_TOKENS, Count, LlamaCpp, Message, OneToken, is_count, one_token, template_key
 from .facts import SYSTEM_PROMPT
 
 ANSWER = "<|im_start|>assistant<|im_sep|>"
@@ -67,10 +67,31 @@ _BETWEEN = {"line": "\n", "blank line": "\n\n", "nothing": ""}
 """What may stand between system message and user's words where a template merges them."""
 
 
+_OPENINGS = {"the thought opened": "<think>", "the thought and a line opened": "<think>\n"}
+"""How a template may begin the thought for the model; what it adds to the prompt."""
+
+OPENING_TOKENS = 4
+"""Tokens of that at most, where the tag is no token of its own."""
+
+
+def rendering(messages: Sequence[Message], name: str) -> str | None:
+    """The prompt that the template of this name makes of these messages; None where there is none."""
+    base, _, opening = name.partition(" + ")
+    text = renderings(messages).get(base)
+    return None if text is None or (opening and opening not in _OPENINGS) else text + _OPENINGS.get(opening, "")
+
+
+def holds_special(messages: Sequence[Message]) -> bool:
+    """Whether a text holds what may be a special token: some servers read it as one, others as text."""
+    return any("<|" in text_of(message.get("content")) for message in messages)
+
+
 def _nearly(name: str) -> list[str]:
     """The templates that differ from this one by a line break: most tokenizers count them alike."""
-    family, merged, _ = name.rpartition("merged, ")
-    return [f"{family}{merged}{other} between" for other in _BETWEEN] if merged else [name]
+    base, plus, opening = name.partition(" + ")
+    family, merged, _ = base.rpartition("merged, ")
+    bases = [f"{family}{merged}{other} between" for other in _BETWEEN] if merged else [base]
+    return [f"{one}{plus}{how}" for one in bases for how in (_OPENINGS if opening else ("",))]
 
 
 def raw_prompt(
@@ -80,17 +101,36 @@ def raw_prompt(
 
     Raises CannotContinue where no known template counts as many tokens as the chat itself, or where several do.
     """
-    facts = server.facts(model)
-    candidates = renderings(messages)
-    if facts.template in candidates and _is_plain(messages, (fields or {}).get("tools")):
-        return RawPrompt(candidates[facts.template], facts.template)
+    facts, key = server.facts(model), template_key(fields)
+    special = holds_special(messages)
+    known = facts.templates.get(key)
+    if known is not None and not special and _is_plain(messages, (fields or {}).get("tools")):
+        text = rendering(messages, known)
+        if text is not None:
+            return RawPrompt(text, known)
     if not server.native:
         said = yield from LlamaCpp(server, model, fields).rendered(messages)
         if said is not None:
-            return RawPrompt(said, SERVER)
-    found = yield from _matched(server, model, messages, candidates, fields)
-    facts.template = found.template
+            tokens = requests = None
+            if special:
+                tokens, requests = yield from _checked(server, model, messages, said, fields)
+            return RawPrompt(said, SERVER, tokens, requests or 0)
+    found = yield from _matched(server, model, messages, renderings(messages), fields)
+    if not special:
+        facts.templates[key] = found.template
     return found
+
+
+def _checked(
+    server: Server, model: str, messages: Sequence[Message], prompt: str, fields: Mapping[str, Any] | None
+) -> Flow[tuple[int | None, int]]:
+    """The tokens of a prompt that the server has told, which must be those of the chat. Raises CannotContinue."""
+    counts = _Counts(server, model, OneToken(server, model, fields))
+    chat = yield from counts.chat(messages)
+    raw = yield from counts.raw(prompt)
+    if chat is None or raw != chat:
+        raise CannotContinue(model, chat_tokens=chat, template_tokens={SERVER: raw})
+    return chat, counts.requests
 
 
 def _matched(
@@ -108,19 +148,32 @@ def _matched(
     tried: dict[str, int | None] = {}
 
     def agrees(name: str) -> Flow[bool]:
-        tried[name] = yield from counts.raw(candidates[name])
+        tried[name] = yield from counts.raw(rendering(messages, name) or "")
         if wanted is None or tried[name] != wanted:
             return False
         again = yield from counts.chat(sample)
-        return again is not None and (yield from counts.raw(renderings(sample)[name])) == again
+        return again is not None and (yield from counts.raw(rendering(sample, name) or "")) == again
 
-    for name in candidates if wanted is not None else ():
-        if (yield from agrees(name)):
-            for other in _nearly(name):
-                if other != name and (yield from agrees(other)):
-                    raise CannotContinue(model, chat_tokens=wanted, template_tokens=tried)
-            return RawPrompt(candidates[name], name, wanted, counts.requests)
-    raise CannotContinue(model, chat_tokens=wanted, template_tokens=tried)
+    def found() -> Flow[str | None]:
+        for name in candidates if wanted is not None else ():
+            if (yield from agrees(name)):
+                return name
+        for name in candidates if wanted is not None else ():
+            if 0 < (wanted or 0) - (tried[name] or 0) <= OPENING_TOKENS:
+                for opened in (f"{name} + {opening}" for opening in _OPENINGS):
+                    if (yield from agrees(opened)):
+                        return opened
+        return None
+
+    name = yield from found()
+    for other in _nearly(name) if name is not None else ():
+        if other != name and (yield from agrees(other)):
+            name = None
+            break
+    if name is None:
+        seen = {name: tokens for name, tokens in tried.items() if name in candidates or tokens == wanted}
+        raise CannotContinue(model, chat_tokens=wanted, template_tokens=seen)
+    return RawPrompt(rendering(messages, name) or "", name, wanted, counts.requests)
 
 
 class _Counts:
@@ -160,6 +213,10 @@ def _is_plain(messages: Sequence[Message], tools: object) -> bool:
 
 _WORDS = "word " * 16
 _TOLERANCE = 2  # tokens: joins between texts may make one or two more or fewer
+OWN_PROMPT_TOKENS = 128
+"""The trained prompt has some 230 tokens: a template that adds more than this has it."""
+
+Seen: TypeAlias = Literal["used", "merged", "replaced", "ignored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,44 +227,125 @@ class Probe:
     prompt) or `ignored`. `user_kept` is whether the user's words still count when there is a system message.
     """
 
-    system: Literal["used", "merged", "replaced", "ignored"] | None
+    system: Seen | None
     user_kept: bool | None
     counts: tuple[int | None, int | None, int | None, int | None]
-    """Prompt tokens of: the user alone; with a system message; with a longer one; with a longer user's message."""
+    """Prompt tokens of: the user alone; with a system message; with a longer one; with a longer user's message. None
+    where the server has told the prompt itself."""
     requests: int = 4
+    own_prompt: bool | None = None
+    """Whether the template puts in the trained prompt by itself, beside or instead of a system message."""
+    opens: bool | None = None
+    """Whether the prompt ends on `<think>`; None where that is not known (yet)."""
 
     @property
     def advice(self) -> Literal["send", "omit"]:
         """Whether to send a system message to this server."""
-        return "omit" if self.system == "ignored" or self.user_kept is False else "send"
+        twice = self.own_prompt and self.system in ("used", "merged")
+        return "omit" if self.system == "ignored" or self.user_kept is False or twice else "send"
+
+    @property
+    def placing(self) -> Literal["system", "instructions", "all"]:
+        """Where the trained prompt and the instructions are to stand: see `placing`."""
+        if self.advice == "send":
+            return "system"
+        return "instructions" if self.own_prompt else "all"
+
+    def written(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, kept: Any) -> Probe | None:
+        """The same back; None for what is none."""
+        try:
+            found = cls(**{**kept, "counts": tuple(kept["counts"])})
+        except (TypeError, KeyError):
+            return None
+        flags = (found.user_kept, found.own_prompt, found.opens)
+        sound = found.system in (None, "used", "merged", "replaced", "ignored") and len(found.counts) == 4
+        sound = sound and all(flag in (None, True, False) for flag in flags)
+        return found if sound and all(count is None or is_count(count) for count in found.counts) else None
 
 
-def probe(server: Server, model: str) -> Flow[Probe]:
-    """What the server does with the system message: four requests of one token, once for each model."""
-    facts = server.facts(model)
-    if facts.system is None:
-        facts.system = yield from _probed(server, model)
-    found: Probe = facts.system
-    return found
+def probe(server: Server, model: str, fields: Mapping[str, Any] | None = None, *, free: bool = False) -> Flow[Probe]:
+    """What the server does with the system message: nothing that runs the model where it tells its prompts, else four
+    requests of one token (not with `free`)."""
+    if server.native is False:
+        told = yield from _told(server, model, fields)
+        if told is not None:
+            return told
+    if free:
+        return Probe(None, None, (None, None, None, None), 0)
+    return (yield from _probed(server, model, fields))
 
 
-def _probed(server: Server, model: str) -> Flow[Probe]:
+_SYSTEM_SAMPLE, _USER_SAMPLE = "Say it in few words.", "Is it late?"
+
+
+def _told(server: Server, model: str, fields: Mapping[str, Any] | None) -> Flow[Probe | None]:
+    """What the texts of two prompts show; None where the server does not tell them."""
+    source = LlamaCpp(server, model, _plain(fields))
+    user: Message = {"role": "user", "content": _USER_SAMPLE}
+    alone = yield from source.rendered([user])
+    both = (
+        None if alone is None else (yield from source.rendered([{"role": "system", "content": _SYSTEM_SAMPLE}, user]))
+    )
+    if alone is None or both is None:
+        return None
+    at, kept = both.find(_SYSTEM_SAMPLE), _USER_SAMPLE in both
+    own = SYSTEM_PROMPT in (both if at >= 0 else alone)
+    seen: Seen = "used"
+    if at < 0:
+        seen = "ignored"
+    elif SYSTEM_PROMPT in alone and SYSTEM_PROMPT not in both:
+        seen = "replaced"
+    elif kept and not both[at + len(_SYSTEM_SAMPLE) : both.find(_USER_SAMPLE)].strip():
+        seen = "merged"
+    if not kept:
+        own = SYSTEM_PROMPT in alone
+    return Probe(seen, kept, (None, None, None, None), 0, own, alone.rstrip().endswith("<think>"))
+
+
+def _plain(fields: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fields without tools and the like: what is tried is a plain chat."""
+    return {name: value for name, value in (fields or {}).items() if name not in ("tools", "tool_choice")}
+
+
+def _probed(server: Server, model: str, fields: Mapping[str, Any] | None) -> Flow[Probe]:
     system, longer = ({"role": "system", "content": (_WORDS * times).strip()} for times in (1, 2))
     user, more = ({"role": "user", "content": (_WORDS * times).strip()} for times in (1, 2))
     counts: list[int | None] = []
     asked: tuple[Sequence[Message], ...] = ([user], [system, user], [longer, user], [system, more])
+    told = {name: value for name, value in _plain(fields).items() if name not in ("response_format", "grammar")}
     for messages in asked:
-        count = yield from OneToken(server, model).count(messages)
+        count = yield from OneToken(server, model, told).count(messages)
         counts.append(count.tokens)
     alone, with_system, with_longer, with_more = counts
     if alone is None or with_system is None or with_longer is None or with_more is None:
         return Probe(None, None, (alone, with_system, with_longer, with_more))
     kept = with_more > with_system
     seen = _system(alone, with_system, with_longer, kept)
-    return Probe(seen, kept, (alone, with_system, with_longer, with_more))
+    words = max(with_longer - with_system, with_more - with_system, len(_WORDS.split()))
+    own = alone - words > OWN_PROMPT_TOKENS
+    return Probe(seen, kept, (alone, with_system, with_longer, with_more), own_prompt=own)
 
 
-def _system(alone: int, short: int, longer: int, kept: bool) -> Literal["used", "merged", "replaced", "ignored"]:
+def opening(server: Server, model: str, found: Probe) -> Flow[Probe]:
+    """The same, with whether the prompt ends on `<think>`: by one more request, which counts the raw prompt that it
+    would be without."""
+    alone = found.counts[0]
+    if alone is None:
+        return replace(found, opens=False)
+    user: Message = {"role": "user", "content": _WORDS.strip()}
+    text = renderings([user])["built-in instead" if found.own_prompt else "own turn"]
+    body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0}
+    count = yield from one_token(server, "/v1/completions", body)
+    more = None if count.tokens is None else alone - count.tokens
+    return replace(found, opens=more is not None and 0 < more <= OPENING_TOKENS)
+
+
+def _system(alone: int, short: int, longer: int, kept: bool) -> Seen:
     words = longer - short  # the system message's own tokens, since the longer one is twice as long
     if words <= 0:
         return "ignored"

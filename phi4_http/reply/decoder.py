@@ -7,28 +7,35 @@ thought that does not end in `rescue`. Nearly every chunk is one more piece of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
-from ..errors import Phi4Error
-from ..events import Event, Finished, Outcome, Reply, TextEvent, ToolCall, Usage
+from ..errors import ContextOverflow, Phi4Error, ServerError, SilentOverflow
+from ..events import Event, Finished, Outcome, Reply, TextEvent
 from ..wire.fields import json_text, text_of
-from ..wire.parts import parse_tool_call, parse_usage
 from ..wire.refusals import failure
 from .characters import LEVELS, REPLACEMENT, HalfFilter, bounded, has_half, whole
 from .frame import Frame, decode_json, delta_of, only_text, texts_of
-from .outcome import Seen, conclude, notes
-from .rescue import Continuation, Rescue
+from .outcome import Length, Seen, conclude, notes
+from .rescue import Continuation, Rescue, room_for
+from .said import Said
 from .splitter import ThinkSplitter
 from .timing import Clock
 
 _DONE = "[DONE]"
-_USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "choices", "usage"})
-# The server's own figures: LM Studio's v0 calls them stats, llama.cpp timings.
-_SERVER_STATS = ("stats", "timings")
 # Frames that may be made for nothing, one after the other: some servers make no two chunks alike.
 _FRAMES = 8
+
+
+class _Next(NamedTuple):
+    """A next part that has been asked for, of which no text has come; what the part before had ended with."""
+
+    template: str
+    prompt_tokens: int | None
+    requests: int
+    finish_reason: str | None
+    counts: Any
+    data: bool
 
 
 class ReplyDecoder:
@@ -38,7 +45,9 @@ class ReplyDecoder:
     `reply` is the result and `error` what is to be raised, or None. `done` says that nothing more needs to be read.
     `started` and every `at` are seconds on one monotonic clock. A reply may have two parts: where `wants_answer()` is
     true when the first one's stream is over, the model is to be asked to go on from `continued(prompt)`, and `answer`
-    begins the second. `expects_thought` makes a reply without one say so in its notes.
+    says that it was. It begins with its first text; where none comes, `unanswered` leaves the first as it was.
+    `expects_thought` makes a reply without one say so in its notes; `notes` are further ones, `max_tokens` and
+    `context_length` the limits of the reply.
     """
 
     def __init__(
@@ -51,20 +60,26 @@ class ReplyDecoder:
         profile: str = "phi",
         rescue: Rescue | None = None,
         expects_thought: bool = False,
+        max_tokens: int | None = None,
     ) -> None:
         self._url = url
         self._expects_thought = expects_thought
         self._clock = Clock(started)
         self._splitter = ThinkSplitter(opener=opener, closer=closer, profile=profile)
-        self._parts = Continuation(rescue or Rescue(), self._splitter)
+        self._max_tokens = max_tokens
+        self._parts = Continuation(rescue or Rescue(), self._splitter, max_tokens)
+        self._next: _Next | None = None
+        self._overgrown = False  # whether the reply has outgrown the context
         self._content, self._reasoning = HalfFilter(), HalfFilter()
-        self._said = _Said()
+        self._said = Said()
         self._before = 0  # characters of an earlier part
         self._frame: Frame | None = None
         self._frames = _FRAMES
         self._add_text = self._splitter.feed  # where the text in a frame belongs
         self._follows = self._parts.follows
         self.dropped: tuple[Mapping[str, Any], ...] = ()
+        self.notes: list[str] = []
+        self.context_length: int | None = None
         self.request_id: str | None = None
         self.unread: str = ""
         """The start of a body in which there was no event."""
@@ -90,7 +105,7 @@ class ReplyDecoder:
             self._clock.note(events, at)
         if self._follows:
             events = self._parts.follow(events)
-            self.done = self.done or self._parts.awaited
+            self.done = self.done or (self._parts.awaited and self._next is None)
         return events  # type: ignore[return-value]  # a list of some of its members
 
     def close(self, at: float, fault: Phi4Error | None = None) -> list[Event]:
@@ -147,36 +162,105 @@ class ReplyDecoder:
     # The second part of a reply
 
     def wants_answer(self) -> bool:
-        """The first part's stream is over: decide whether its thought is not, and the model is to go on to its answer.
+        """This part's stream is over: decide whether its thought is not, and the model is to go on to its answer.
         Asked again, it says the same, until the answer begins."""
-        return self.error is None and self._parts.decide(finished=self._said.finish_reason is not None)
+        if self.error is not None or self._next is not None:
+            return False
+        return self._parts.decide(finished=self._said.finish_reason is not None, usage=self._said.usage)
 
-    def continued(self, prompt: str) -> str:
-        """The prompt, what the model has written, and the end of its thought: its answer goes on from here."""
-        return self._parts.continued(prompt, REPLACEMENT if self._content.holds or self._reasoning.holds else "")
+    def continued(self, prompt: str, prompt_tokens: int | None = None) -> str | None:
+        """The prompt, what the model has written, and the end of its thought: its answer goes on from here. None where
+        the context is too full for an answer, which is then not asked for."""
+        usage = self._said.usage
+        size = self._parts.size(usage)
+        kept = room_for(self.context_length, self._first_prompt or prompt_tokens, size)
+        if kept == 0:
+            self._parts.give_up("The context is full, with too little room for an answer", "context")
+            return None
+        rest = REPLACEMENT if self._content.holds or self._reasoning.holds else ""
+        return self._parts.continued(prompt, rest, None if kept is None else (kept, size))
+
+    @property
+    def _first_prompt(self) -> int | None:
+        """Tokens of the first part's prompt, where the server has told them."""
+        usage, _ = self._parts.whole(self._said.usage)
+        return (usage.prompt_tokens if usage else None) or None
+
+    @property
+    def left(self) -> int | None:
+        """What of `max_tokens` the answer may take; None where there is no such limit."""
+        return self._parts.left(self._said.usage)
 
     def answer(self, at: float, *, template: str, prompt_tokens: int | None, requests: int) -> list[Event]:
-        """The second part begins: the thought is ended, and text that comes now is the answer. The rest is facts of the
-        first part's prompt: see `Forced`."""
-        half = self._flush_halves()
-        ended = self._parts.begin(self._said.usage, template=template, prompt_tokens=prompt_tokens, requests=requests)
+        """The answer was asked for, and is read now; with its first text, the thought is ended. The facts are those of
+        the first part's prompt: see `Forced`."""
+        said, half = self._said, self._flush_halves()
+        self._clock.note(half, at)
+        self._next = _Next(template, prompt_tokens, requests, said.finish_reason, said.counts, said.data)
         self._follows = True
         self._frame = None
-        self._said.begin_part()
+        said.begin_part()
         self._before = self.characters
         self.done = False
-        events = [*half, *ended]
-        self._clock.note(events, at)
-        return [*self._parts.marked(events)]
+        return [*half]
+
+    def _begin(self) -> list[TextEvent]:
+        """The answer begins: the thought is ended, and text that comes now is the answer."""
+        assert self._next is not None
+        template, prompt_tokens, requests, _, counts, _ = self._next
+        ended = self._parts.begin(
+            Said(counts=counts).usage, template=template, prompt_tokens=prompt_tokens, requests=requests
+        )
+        self._next = None
+        self._parts.skipped = len(ended)
+        if self._parts.cut_out:
+            self.notes.append(
+                "The context was full: the model went on to its answer without the middle of its thought."
+            )
+        return ended
+
+    def unanswered(self, error: Phi4Error | None = None) -> Phi4Error | None:
+        """No answer came, for this reason or as the stream shows: what is to be raised for it. A thought in which the
+        model had stopped by itself stands as it is, with a note, and nothing is to be raised."""
+        if self._next is None and error is None:
+            return None
+        if self._next is not None:
+            error = error or self.error or conclude(self._seen(), None, None)[1]
+            said = self._said
+            said.finish_reason, said.counts, said.data = self._next[3:]
+            said.unreadable = None
+            self._next = self.error = None
+        if error is not None and self._parts.reason == "unclosed":
+            self._parts.give_up(f"The model could not be asked on to its answer ({error})")
+            return None
+        return error
+
+    def check_parts(self) -> bool:
+        """Whether the prompt that was continued can't have been the server's own, by its count. Said in the notes."""
+        unexpected = self._parts.unexpected(self._said.usage)
+        if unexpected is None:
+            return False
+        self.notes.append(
+            f"The answer goes on from a prompt of {unexpected[0]:,} tokens, where about {unexpected[1]:,} were "
+            "expected: the server's template may be another than it was. What was known of it is forgotten."
+        )
+        return True
 
     @property
     def lacks_count(self) -> bool:
-        """Whether both parts have ended well, and nobody has counted the prompt of the first."""
+        """Whether all parts have ended well, and nobody has counted the prompt of the first."""
         return self._said.finish_reason is not None and self.error is None and self._parts.lacks_count
 
     def note_count(self, tokens: int | None, requests: int) -> None:
         """The tokens of the first part's prompt, and the requests that counting them took."""
         self._parts.note_count(tokens, requests)
+
+    @property
+    def length(self) -> Length:
+        """Which limit ended the reply, if one did."""
+        usage, forced = self._parts.whole(self._said.usage)
+        last = self._said.usage if forced else usage
+        return Length(self._said.finish_reason, usage, last, self._max_tokens, self.context_length)
 
     # A chunk that is read whole
 
@@ -207,7 +291,7 @@ class ReplyDecoder:
             chunk = bounded(chunk)
         failed = _failed(chunk, event) if event == "error" or "error" in chunk else None
         if failed is not None:
-            self.error, self.done = failure(failed, url=self._url, status=200, model=said.model), True
+            self.error, self.done = self._failed(failed), True
             return []
         said.note(chunk)
         events: list[TextEvent] = []
@@ -227,6 +311,8 @@ class ReplyDecoder:
         said.note_choice(choice, delta)
         reasoning, content = texts_of(choice, delta)
         events: list[TextEvent] = []
+        if self._next is not None and (reasoning or content or said.finish_reason):
+            events += self._begin()
         if reasoning and isinstance(reasoning, str):
             said.from_field = True
             events += self._splitter.feed_reasoning(self._reasoning.feed(reasoning))
@@ -236,6 +322,15 @@ class ReplyDecoder:
                 events += self._splitter.feed_reasoning(self._reasoning.flush())  # the thought has ended
             events += self._splitter.feed(content)
         return events
+
+    def _failed(self, failed: Mapping[str, Any]) -> Phi4Error:
+        """What the server says. Once there is text, its prompt did fit: then it is no overflow of that."""
+        error = failure(failed, url=self._url, status=200, model=self._said.model)
+        begun = self._next is None and (self._splitter.raw or self._splitter.thought)
+        if begun and isinstance(error, ContextOverflow) and not isinstance(error, SilentOverflow):
+            self._overgrown = True
+            return ServerError(error.message, status=error.status, code=error.code, kind=error.kind)
+        return error
 
     def _make_frame(self, chunk: Mapping[str, Any], data: str) -> None:
         found = only_text(chunk)
@@ -278,11 +373,13 @@ class ReplyDecoder:
             awaits_answer=self._parts.awaited,
             expects_thought=self._expects_thought,
             further=len(said.further),
+            left=self._parts.given_up is not None,
         )
 
     def _reply(self, outcome: Outcome, at: float) -> Reply:
         said, splitter, seen = self._said, self._splitter, self._seen()
-        usage, forced = self._parts.both_parts(seen.usage)
+        usage, forced = self._parts.whole(seen.usage)
+        given_up, used_up = self._parts.given_up, self._parts.used_up
         return Reply(
             outcome=outcome,
             thought=seen.thought,
@@ -300,8 +397,9 @@ class ReplyDecoder:
             opener_swallowed=splitter.swallowed,
             forced=forced,
             dropped=self.dropped,
-            notes=notes(seen, outcome),
+            notes=(*notes(seen, outcome), *self.notes, *([given_up] if given_up else [])),
             extra=said.whole_extra(),
+            length_reason="context" if self._overgrown else self.length.reason or used_up,
         )
 
 
@@ -314,96 +412,3 @@ def _failed(chunk: Mapping[str, Any], event: str) -> Mapping[str, Any] | None:
     failed = chunk if error is not None else {name: held for name, held in chunk.items() if name != "error"}
     found: Mapping[str, Any] = bounded(failed, whole)
     return found
-
-
-@dataclass(slots=True)
-class _Call:
-    """A tool call, in the pieces in which it comes."""
-
-    head: dict[str, Any] = field(default_factory=dict)
-    name: list[str] = field(default_factory=list)
-    arguments: list[str] = field(default_factory=list)
-
-    def add(self, part: Mapping[str, Any]) -> None:
-        self.head.update((name, part[name]) for name in ("id", "type") if part.get(name))
-        function = part.get("function")
-        if isinstance(function, dict):
-            self.name.append(json_text(function.get("name")))
-            self.arguments.append(json_text(function.get("arguments")))
-
-    def whole(self) -> ToolCall:
-        function = {"name": "".join(self.name), "arguments": "".join(self.arguments)}
-        return parse_tool_call(bounded({**self.head, "function": function}, whole))
-
-
-@dataclass(slots=True)
-class _Said:
-    """What the chunks have said, beside the text."""
-
-    id: Any = None
-    model: Any = None
-    finish_reason: str | None = None
-    counts: Any = None
-    server_stats: Mapping[str, Any] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    logprobs: list[Any] = field(default_factory=list)
-    calls: dict[int, _Call] = field(default_factory=dict)
-    further: set[str] = field(default_factory=set)
-    data: bool = False
-    delta: bool = False
-    from_field: bool = False
-    unreadable: str | None = None
-    signed: bool = False
-
-    @property
-    def usage(self) -> Usage | None:
-        """The token counts that came last."""
-        return parse_usage(bounded(self.counts, whole))
-
-    def note(self, chunk: Mapping[str, Any]) -> None:
-        """Names at the start, figures at the end, fields that nobody knows."""
-        self.id = self.id or chunk.get("id")
-        self.model = self.model or chunk.get("model")
-        self.signed = self.signed or "system_fingerprint" in chunk
-        self.counts = chunk.get("usage") or self.counts
-        if _USUAL.issuperset(chunk):
-            return
-        for name, value in chunk.items():
-            if name not in _SERVER_STATS and name not in _USUAL:
-                self.extra[name] = value
-            elif name in _SERVER_STATS and isinstance(value, Mapping):
-                self.server_stats = value
-
-    def note_choice(self, choice: Mapping[str, Any], delta: Mapping[str, Any]) -> None:
-        """Of the first choice: why it ended, its log probabilities, its tool calls."""
-        if choice.get("finish_reason"):
-            self.finish_reason = whole(json_text(choice["finish_reason"]))
-        if choice.get("logprobs"):
-            self.logprobs.append(choice["logprobs"])
-        if delta or "text" in choice:
-            self.delta = True
-        if isinstance(delta.get("tool_calls"), list):
-            self._collect(delta["tool_calls"])
-
-    def _collect(self, parts: Sequence[Any]) -> None:
-        """Tool calls come in pieces that belong together by their index."""
-        for position, part in enumerate(parts):
-            if isinstance(part, dict):
-                index = part.get("index")
-                self.calls.setdefault(index if isinstance(index, int) else position, _Call()).add(part)
-
-    def begin_part(self) -> None:
-        """The second part of the reply counts and ends for itself."""
-        self.counts = self.finish_reason = None
-        self.data = False
-
-    def whole_extra(self) -> dict[str, Any]:
-        """The fields that nobody knows, and the log probabilities: those of a chat as one object, others as a list."""
-        found: dict[str, Any] = bounded(self.extra, whole)
-        if self.logprobs:
-            pieces = bounded(self.logprobs, whole)
-            if all(isinstance(piece, dict) and isinstance(piece.get("content"), list) for piece in pieces):
-                content = [token for piece in pieces for token in piece["content"]]
-                pieces = {**pieces[-1], "content": content}
-            found["logprobs"] = pieces
-        return found

@@ -7,7 +7,7 @@ failures.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..errors import (
     CannotContinue,
@@ -66,6 +66,41 @@ class Seen(NamedTuple):
     expects_thought: bool
     further: int
     """How many answers came beside the first."""
+    left: bool = False
+    """Whether a thought that was to be ended for the model was left as it is."""
+
+
+class Length(NamedTuple):
+    """The limits of a reply, and what it took."""
+
+    finish_reason: str | None
+    usage: Usage | None
+    """Of the whole reply."""
+    last: Usage | None
+    """Of its last part: prompt and completion were in the context together."""
+    max_tokens: int | None
+    context_length: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether a limit ended the reply."""
+        return self.finish_reason in _LENGTH
+
+    @property
+    def reason(self) -> Literal["max_tokens", "context"] | None:
+        """Which limit it was: arithmetic, where the numbers are there. None where they are not, or none did."""
+        if not self.ended:
+            return None
+        limit = self.max_tokens if self.max_tokens and self.max_tokens > 0 else None
+        last = self.last
+        if self.context_length and last and last.prompt_tokens and last.completion_tokens:
+            if last.prompt_tokens + last.completion_tokens >= self.context_length - 1:
+                return "context"
+            return "max_tokens" if limit is not None else None  # else it is a limit of the server's own
+        used = self.usage.completion_tokens if self.usage else None
+        if limit is not None and used:
+            return "max_tokens" if used >= limit else None
+        return None
 
 
 def conclude(seen: Seen, error: Phi4Error | None, fault: Phi4Error | None) -> tuple[Outcome, Phi4Error | None]:
@@ -99,6 +134,8 @@ def _judge_end(seen: Seen, fault: Phi4Error | None) -> Phi4Error | None:
         return _cut_if_late(seen, fault)
     if seen.finish_reason is not None:
         return None  # finished: how the connection ended after that does not matter
+    if seen.left:
+        return None  # by us
     odd = _no_events(seen.unread) if not seen.data else None
     if odd is not None and (fault is None or isinstance(fault, StreamCut)):
         if odd:
@@ -140,7 +177,8 @@ def _judge_text(seen: Seen) -> Outcome:
         return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
     if seen.thought is not None and not seen.thought_closed:
         # A field's thought that is followed by nothing was mostly the answer, put in the wrong place.
-        return Outcome.EMPTY if seen.from_field and not at_length else Outcome.THOUGHT_UNCLOSED
+        misplaced = seen.from_field and not at_length and not seen.left
+        return Outcome.EMPTY if misplaced else Outcome.THOUGHT_UNCLOSED
     if seen.solution.strip():
         return Outcome.SOLUTION_TRUNCATED if at_length else Outcome.COMPLETE
     if seen.thought is not None:

@@ -71,6 +71,7 @@ class ThinkSplitter:
         profile: str = "phi",
     ) -> None:
         self._opener, *self._closers = chosen_tags(opener, closer, tags, profile)
+        self.opening_tag, self.closing_tag = self._opener, self._closers[0]
         openers, closers, every = Tags([self._opener]), Tags(self._closers), Tags([self._opener, *self._closers])
         first_counts = closer == "first"
         self._live = {
@@ -85,7 +86,8 @@ class ThinkSplitter:
         self._stirring = every.starts | {"_"}  # with none of these, text is just more of what it is
         self._running: tuple[Callable[[str], object], type[Thinking] | type[Solution]] | None = None
         self._field_runs = False  # whether more of a field's thought is just that
-        self._at = _At.OPENED if opener == "assumed" else _At.START
+        self._assumed = opener == "assumed"
+        self._at = _At.OPENED if self._assumed else _At.START
         self._held = ""  # the start of what may become a tag
         self._last = ""  # the character before it
         self._lead: list[str] = []  # white space at the start of the reply
@@ -173,16 +175,12 @@ class ThinkSplitter:
         return self.feed(last_words + self.closing_tag + gap)
 
     @property
-    def closing_tag(self) -> str:
-        """The tag that closes a thought."""
-        return self._closers[0]
-
-    def written_after(self, prompt: str) -> str:
-        """What the model has written after this prompt, tags included, also where the server took them out."""
-        if self._at is not _At.FIELD:
-            return self.raw
-        opened = prompt.rstrip().endswith(self._opener)  # some templates begin the thought for the model
-        return ("" if opened else self._opener) + (self.thought or "")
+    def written(self) -> str:
+        """What the model has written while its thought runs, the tag included, also where the server took that out."""
+        if self._at is _At.FIELD:
+            return self._opener + (self.thought or "")
+        swallowed = self._assumed and not self.raw.lstrip().startswith(self._opener)
+        return (self._opener if swallowed else "") + self.raw
 
     def close(self) -> list[TextEvent]:
         """The reply has ended, well or badly: return what was withheld, and the Thought if it is not out yet."""

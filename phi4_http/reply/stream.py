@@ -39,6 +39,8 @@ class Request(NamedTuple):
     expects_thought: bool = False
     dropped: tuple[Mapping[str, Any], ...] = ()
     """Messages of the history that are not sent."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how it is sent."""
 
 
 class RawPrompt(NamedTuple):
@@ -66,8 +68,16 @@ class Question(Protocol):
         """The prompt that the server makes of the request. Raises CannotContinue."""
         ...
 
-    def continued(self, request: Request, text: str) -> Request:
-        """The request that goes on after this text."""
+    def continued(self, request: Request, text: str, max_tokens: int | None) -> Request:
+        """The request that goes on after this text, for so many tokens; None: for as many as there may be."""
+        ...
+
+    def context_length(self, request: Request) -> Flow[int | None]:
+        """The context length of its model in tokens, None where nobody tells it."""
+        ...
+
+    def doubted(self, request: Request) -> None:
+        """The raw prompt was not the server's own: what is known of its template is wrong."""
         ...
 
     def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
@@ -131,9 +141,17 @@ class Plain:
         """It is never asked for: there is no rescue."""
         raise NotImplementedError
 
-    def continued(self, request: Request, text: str) -> Request:
+    def continued(self, request: Request, text: str, max_tokens: int | None) -> Request:
         """As above."""
         raise NotImplementedError
+
+    def context_length(self, request: Request) -> Flow[int | None]:
+        """Nobody knows it here."""
+        return None
+        yield
+
+    def doubted(self, request: Request) -> None:
+        """As above."""
 
     def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
         """As above."""
@@ -232,8 +250,9 @@ class Replying:
             overflow = self._decoder.error
             if isinstance(overflow, ContextOverflow) and not self._decoder.partial(time.monotonic()).raw:
                 yield from self._again(overflow)
-            if self._decoder.wants_answer():
-                yield from self._answer(self._request, self._decoder)
+            yield from self._answers(self._request, self._decoder)
+            if self._decoder.length.ended and self._decoder.length.reason is None:
+                self._decoder.context_length = yield from self._question.context_length(self._request)
         except Phi4Error as error:
             fault = error
         if self._channel is not None:
@@ -263,7 +282,9 @@ class Replying:
             closer=request.closer,
             rescue=request.rescue,
             expects_thought=request.expects_thought,
+            max_tokens=_whole(request.body.get("max_tokens")),
         )
+        decoder.notes += request.notes
         decoder.dropped = request.dropped
         self._decoder = decoder
         return decoder
@@ -424,17 +445,40 @@ class Replying:
         if limit.name and not decoder.finished and decoder.error is None:
             raise late
 
-    def _answer(self, request: Request, decoder: ReplyDecoder) -> Generator[Step | list[Event], Any, None]:
-        """The second part, over the raw prompt: the model goes on to its answer."""
-        prompt = yield from self._question.raw_prompt(request)
-        yield from self._open(self._question.continued(request, decoder.continued(prompt.text)), decoder)
+    def _answers(self, request: Request, decoder: ReplyDecoder) -> Generator[Step | list[Event], Any, None]:
+        """The model goes on to its answer, over the raw prompt; again, where it begins to think again. An error of that
+        is no reason to lose a thought in which the model had stopped by itself."""
+        if not decoder.wants_answer():
+            return
+        try:
+            prompt = yield from self._question.raw_prompt(request)
+            decoder.context_length = yield from self._question.context_length(request)
+            while decoder.wants_answer():
+                yield from self._answer(request, decoder, prompt)
+                if (fault := decoder.unanswered()) is not None:
+                    raise fault
+        except Phi4Error as error:
+            unanswered = decoder.unanswered(error)
+            if unanswered is not None:
+                raise unanswered from error.__cause__
+        if decoder.lacks_count:
+            tokens, requests = yield from self._question.counted(request)
+            decoder.note_count(tokens, requests)
+        if decoder.check_parts():
+            self._question.doubted(request)
+
+    def _answer(
+        self, request: Request, decoder: ReplyDecoder, prompt: RawPrompt
+    ) -> Generator[Step | list[Event], Any, None]:
+        """One part over the raw prompt."""
+        text = decoder.continued(prompt.text, prompt.tokens)
+        if text is None:
+            return
+        yield from self._open(self._question.continued(request, text, decoder.left), decoder)
         yield decoder.answer(
             time.monotonic(), template=prompt.template, prompt_tokens=prompt.tokens, requests=prompt.requests
         )
         yield from self._part()
-        if decoder.lacks_count:
-            tokens, requests = yield from self._question.counted(request)
-            decoder.note_count(tokens, requests)
 
     def _refused(self, error: Phi4Error) -> None:
         """The question was not answered by a stream: its reply is how, and what text there was."""
@@ -450,6 +494,10 @@ class Replying:
         if self._request is not None and self._decoder is not None:
             question, self._question = self._question, Plain(self._request)
             question.ended(self._request, self.result, self._decoder.error)
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def read(replying: Replying) -> Flow[Reply]:

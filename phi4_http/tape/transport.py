@@ -31,6 +31,9 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     be recorded.
     """
 
+    on_tape = True
+    """A client asks nothing beyond what it is asked: what is recorded replays anywhere."""
+
     def __init__(
         self,
         *,

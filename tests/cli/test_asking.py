@@ -199,7 +199,7 @@ def test_ask_ends_a_thought_on_request(arguments: list[str], reply: str, reason:
 def test_ask_leaves_a_thought_unclosed_where_nothing_is_asked_for() -> None:
     """Exit code 10, nothing on stdout."""
     with StandIn(reply="<think>I stop") as server:
-        ran = run(server, "ask", "Is it late?")
+        ran = run(server, "ask", "Is it late?", "--system", "send")
         assert (ran.code, ran.out) == (10, "")
         assert "stopped inside its thought" in ran.err
         assert [path for path, _ in server.asked] == [CHAT]
@@ -374,7 +374,7 @@ def test_ctrl_c_ends_ask(tmp_path: Path, when: str) -> None:
         holds=lambda path, body: True,
         refuses=lambda path, body: "stalled" if WHEN[when](body) else None,
     ) as server:
-        with Talk(server, "ask", "Why?", "--history", str(file)) as talk:
+        with Talk(server, "ask", "Why?", "--history", str(file), "--system", "send") as talk:
             if when == "in the thought":
                 talk.hear("I never end this.")
             else:
@@ -609,7 +609,7 @@ def test_ctrl_c_stops_the_reply_and_keeps_the_chat(when: str) -> None:
             "stalled" if WHEN[when](body) and "never" in body["messages"][-1]["content"] else None
         ),
     ) as server:
-        with Talk(server, "chat") as talk:
+        with Talk(server, "chat", "--system", "send") as talk:
             talk.say("Is it late?\n")
             talk.hear("It is 4.\n", where="out")
             talk.say("Is it never late?\n")

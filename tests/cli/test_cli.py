@@ -254,7 +254,7 @@ def test_the_prompt_comes_from_wherever_it_is(tmp_path: Path, source: str) -> No
         "pipe": ((), TEXT.encode()),
     }[source]
     with good_server() as server:
-        ran = run_child("ask", *line, "--url", server.url, "--model", "m", stdin=stdin)
+        ran = run_child("ask", *line, "--url", server.url, "--model", "m", "--system", "send", stdin=stdin)
     assert (ran.code, ran.out) == (0, "56\n")
     assert body_of(server.requests[0])["messages"][-1] == {"role": "user", "content": TEXT}
 
@@ -269,7 +269,7 @@ def test_every_option_of_a_request_reaches_the_server() -> None:
     several = ["--stop", "A", "--stop", "B", "--param", 'a="high"', "--param", "n=1", "--param", 'x={"y":[1,null]}']
     line = [part for option in options.items() for part in option]
     with good_server() as server:
-        ran = run_child("ask", "Hello", "--url", server.url, *line, *several)
+        ran = run_child("ask", "Hello", "--url", server.url, "--system", "send", *line, *several)
     assert ran.code == 0, ran.err
     assert body_of(server.requests[0]) == {
         "model": "some/model",
@@ -410,7 +410,7 @@ def test_input_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"gr\xf6\xdfer")
     with good_server() as server:
         for line, stdin in ((["-"], b"gr\xf6\xdfer"), (["-f", str(file)], b"")):
-            ran = run_child("ask", *line, "--url", server.url, "--model", "m", stdin=stdin)
+            ran = run_child("ask", *line, "--url", server.url, "--model", "m", "--system", "send", stdin=stdin)
             assert (ran.code, ran.out) == (2, "")
             assert "UTF-8" in ran.err or "utf-8" in ran.err
             assert len(ran.err.splitlines()) == 1
@@ -506,7 +506,7 @@ class Child:
 @posix
 def test_an_interrupt_inside_the_reply_prints_what_came(chat_server: Address) -> None:
     """Ctrl-C: exit code 130, the solution so far on stdout, one word on stderr."""
-    with Child("ask", "x", "--url", chat_server(), "--model", "stalled") as child:
+    with Child("ask", "x", "--url", chat_server(), "--model", "stalled", "--system", "send") as child:
         child.read_until(lambda: "7 × 8 = 56." in child.err)
         time.sleep(0.5)  # so that the rest has come, too
         code = child.interrupt()
@@ -517,7 +517,7 @@ def test_an_interrupt_inside_the_reply_prints_what_came(chat_server: Address) ->
 @posix
 def test_an_interrupt_in_json_is_the_end_of_the_reply(chat_server: Address) -> None:
     """The last line has what came, and says that it was cancelled."""
-    with Child("ask", "x", "--json", "--url", chat_server(), "--model", "stalled") as child:
+    with Child("ask", "x", "--json", "--url", chat_server(), "--model", "stalled", "--system", "send") as child:
         child.read_until(lambda: child.out.count('"solution"') == 4)
         code = child.interrupt()
     last = json.loads(child.out.splitlines()[-1])
@@ -535,7 +535,8 @@ def test_an_interrupt_while_the_prompt_is_processed_is_an_interrupt(options: lis
         await_leaving(connection)
         server.left.set()
 
-    with RawServer(silent) as server, Child("ask", "x", "--url", server.url, "--model", "m", *options) as child:
+    line = ("ask", "x", "--system", "send", "--model", "m", *options)
+    with RawServer(silent) as server, Child(*line, "--url", server.url) as child:
         assert server.asked.wait(GUARD)
         time.sleep(0.2)  # so that it waits for the answer
         assert child.interrupt() == 130

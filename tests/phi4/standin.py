@@ -161,8 +161,12 @@ class StandIn:
     """How its tokenizer cuts a text."""
     reply: str | Callable[[str], str] = "<think>I reason.</think>The answer is 4."
     """What the model writes after a prompt."""
-    answer: str = "So it is 4."
+    answer: str | Callable[[str], str] = "So it is 4."
     """What it writes where the prompt ends with a closed thought."""
+    repeats: bool = False
+    """Whether a chat's content begins with the `<think>` that its prompt ends on, as llama-server does."""
+    plainly: bool = False
+    """Whether a chat's special tokens are only those of the template: in what is said, they are text."""
     context_length: int = 4096
     loaded: bool = True
     """Whether the model is loaded; the first request of one that isn't loads it."""
@@ -257,7 +261,7 @@ class StandIn:
     def written(self, prompt: str) -> str:
         """What the model writes after this prompt."""
         if prompt.rstrip().endswith("</think>"):
-            return self.answer
+            return self.answer(prompt) if callable(self.answer) else self.answer
         return self.reply(prompt) if callable(self.reply) else self.reply
 
 
@@ -379,10 +383,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._overflow(needed, framed=state.overflows_in_stream and bool(body.get("stream")))
             return
         pieces = tokens(state.written(prompt), state.pattern)
-        limit = body.get("max_tokens") or -1
+        limit, room = body.get("max_tokens") or -1, state.context_length - needed
         finish = "stop"
         if 0 < limit < len(pieces):
             pieces, finish = pieces[:limit], "length"
+        if room < len(pieces):
+            pieces, finish = pieces[:room], "length"
         says = state.says_streaming if body.get("stream") else state.says
         usage = says and {"prompt_tokens": says(needed), "completion_tokens": len(pieces)}
         if not body.get("stream"):

@@ -229,7 +229,7 @@ def test_what_is_counted_is_what_would_be_sent(face: Face) -> None:
         face.wait(phi.count("Is it late?", instructions="Brief."))
         sent = [body["messages"] for body in server.counting]
     assert sent == [
-        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        [{"role": "user", "content": "Brief.\n\na"}, {"role": "assistant", "content": "b"}],
         [{"role": "user", "content": "Brief.\n\nIs it late?"}],
     ]
     with StandIn() as server, face.phi(server.url) as phi:

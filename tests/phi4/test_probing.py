@@ -24,7 +24,7 @@ SEEN: dict[str, tuple[Template, str, bool, str]] = {
     "merged": (standin.merged, "merged", True, "send"),
     "merged, blank line": (standin.merged_blank, "merged", True, "send"),
     "merged, nothing": (standin.merged_nothing, "merged", True, "send"),
-    "built-in and merged": (standin.built_in_and_merged, "merged", True, "send"),
+    "built-in and merged": (standin.built_in_and_merged, "merged", True, "omit"),
     "unknown": (standin.unknown, "used", True, "send"),
     "user lost": (standin.user_lost, "used", False, "omit"),
     "in place": (

@@ -25,13 +25,15 @@ from phi4_http.errors import (
     Phi4Error,
     ServerError,
     SilentOverflow,
+    SolutionTruncated,
     StreamCut,
 )
 from phi4_http.events import Event, Finished, Outcome, Revised, Solution, Thinking, Thought, Usage
 from phi4_http.phi4.conversation import build_messages
 from phi4_http.reply.decoder import ReplyDecoder
 from phi4_http.reply.loops import LoopDetector
-from phi4_http.reply.rescue import Rescue, ThoughtWatch
+from phi4_http.reply.outcome import Length
+from phi4_http.reply.rescue import CLOSING_TOKENS, ENDINGS, Rescue, ThoughtWatch, answer_room
 from phi4_http.reply.splitter import ThinkSplitter
 
 PROMPT = "Is it late?"
@@ -200,22 +202,17 @@ def test_a_loop_in_the_solution_is_the_models_own_business(face: Face) -> None:
 
 
 @MODES
-@pytest.mark.parametrize(("limit", "finish"), [(None, "stop"), (6, "length")])
-def test_a_model_that_stops_inside_its_thought_is_asked_on(
-    face: Face, field: bool, limit: int | None, finish: str
-) -> None:
-    """By itself or at the length limit: on request, it answers after all."""
-    options = {} if limit is None else {"max_tokens": limit}
+def test_a_model_that_stops_inside_its_thought_is_asked_on(face: Face, field: bool) -> None:
+    """On request, it answers after all."""
     with StandIn(reply=f"<think>{THOUGHT}", split_field=field) as server, face.phi(server.url) as phi:
-        heard = face.read(phi.stream(PROMPT, on_unclosed="answer", **options))
-        pieces = standin.tokens(f"<think>{THOUGHT}")[:limit]
+        heard = face.read(phi.stream(PROMPT, on_unclosed="answer"))
+        pieces = standin.tokens(f"<think>{THOUGHT}")
         assert server.completions[0]["prompt"] == chat_prompt() + after("".join(pieces[1:]))
         second = standin.count(server.completions[0]["prompt"])
-        said = standin.tokens("So it is 4.")[:limit]
+        said = standin.tokens("So it is 4.")
     reply = heard.reply
     assert check_adds_up(heard).solution == "".join(said)
-    assert reply.outcome is (Outcome.COMPLETE if limit is None else Outcome.SOLUTION_TRUNCATED)
-    assert reply.finish_reason == finish
+    assert (reply.outcome, reply.finish_reason, reply.length_reason) == (Outcome.COMPLETE, "stop", None)
     prompt = standin.count(chat_prompt())
     assert reply.usage == Usage(prompt, len(pieces) + len(said), prompt + len(pieces) + len(said))
     assert reply.forced is not None
@@ -270,8 +267,8 @@ def test_what_the_model_goes_on_with_is_split_as_ever(face: Face, field: bool) -
         ("So.</think> It is 4.", None, "It is 4."),
         ("\n\n  It is 4.", "I\n", "It is 4."),
     ):
-        with StandIn(reply=ENDLESS, answer=answer, split_field=field) as server, face.phi(server.url) as phi:
-            heard = face.read(phi.stream(PROMPT, thinking_budget=1))
+        with StandIn(reply="<think>I", answer=answer, split_field=field) as server, face.phi(server.url) as phi:
+            heard = face.read(phi.stream(PROMPT, on_unclosed="answer"))
         added = check_adds_up(heard)
         assert added.solution == solution
         assert thought in (None, added.thought)
@@ -283,7 +280,7 @@ def test_what_the_model_goes_on_with_is_split_as_ever(face: Face, field: bool) -
 def test_a_model_that_has_nothing_more_to_say(face: Face, field: bool, limit: int | None, outcome: Outcome) -> None:
     """An answer of no text is an empty reply, or a cut one, with the thought closed, in either mode."""
     answer = "" if limit is None else "\n\n\n"
-    options = {} if limit is None else {"max_tokens": limit}
+    options = {} if limit is None else {"max_tokens": 2 + CLOSING_TOKENS + limit}
     with StandIn(reply=ENDLESS, answer=answer, split_field=field) as server, face.phi(server.url) as phi:
         heard = face.read(phi.stream(PROMPT, thinking_budget=1, on_unclosed="answer", **options))
     assert heard.reply.outcome is outcome
@@ -309,11 +306,193 @@ def test_the_answer_is_asked_for_as_the_chat_was(face: Face, native: bool, unlim
     assert raw["max_tokens"] == unlimited
 
 
-def test_the_callers_limit_is_kept(face: Face) -> None:
-    """`max_tokens` goes with both parts."""
-    with StandIn(reply=ENDLESS) as server, face.phi(server.url) as phi:
-        face.read(phi.stream(PROMPT, thinking_budget=2, max_tokens=50))
-        assert [body["max_tokens"] for body in (*server.chats, *server.completions)] == [50, 50]
+LONG = "It is four, and so on, " * 40
+
+
+@MODES
+@pytest.mark.parametrize("limit", [20, 60, 100])
+def test_the_callers_limit_is_for_the_whole_reply(face: Face, field: bool, limit: int) -> None:
+    """`max_tokens` counts both parts: what the thought has used, and what ending it takes, is taken off."""
+    with StandIn(reply=ENDLESS, answer=LONG, split_field=field) as server, face.phi(server.url) as phi:
+        heard = face.read(phi.stream(PROMPT, thinking_budget=8, max_tokens=limit))
+        assert [body["max_tokens"] for body in (*server.chats, *server.completions)] == [
+            limit,
+            limit - 9 - CLOSING_TOKENS,
+        ]
+    reply = heard.reply
+    check_adds_up(heard)
+    assert (reply.outcome, reply.length_reason) == (Outcome.SOLUTION_TRUNCATED, "max_tokens")
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens is not None
+    assert limit - CLOSING_TOKENS <= reply.usage.completion_tokens <= limit
+
+
+@MODES
+@pytest.mark.parametrize(("limit", "budget"), [(6, None), (9, 8), (10, 8), (13, 8)])
+def test_where_nothing_is_left_of_the_limit_the_thought_is_returned(
+    face: Face, field: bool, limit: int, budget: int | None
+) -> None:
+    """With a word of why; no second request."""
+    with StandIn(reply=ENDLESS, split_field=field) as server, face.phi(server.url) as phi:
+        heard = face.read(phi.stream(PROMPT, max_tokens=limit, thinking_budget=budget, on_unclosed="answer"))
+        assert [path for path, _ in server.asked] == [CHAT]
+    check_adds_up(heard)
+    assert heard.error is None
+    assert (heard.reply.outcome, heard.reply.length_reason) == (Outcome.THOUGHT_UNCLOSED, "max_tokens")
+    assert (heard.reply.forced, heard.reply.thought_closed) == (None, False)
+    assert [note for note in heard.reply.notes if "max_tokens" in note] == list(heard.reply.notes)
+    assert heard.reply.notes
+
+
+# --- a model that thinks again ----------------------------------------------------------------------------------------
+
+
+@MODES
+@pytest.mark.parametrize("budget", [5, 12, 60])
+def test_a_second_thought_is_watched_by_the_same_budget(face: Face, field: bool, budget: int) -> None:
+    """What is left of it; the model answers when it is ended again."""
+
+    def again(prompt: str) -> str:
+        return f"<think>{THOUGHT * 30}" if prompt.count("</think>") == 2 else "So it is 4."
+
+    with StandIn(reply=ENDLESS, answer=again, holds=endless, split_field=field) as server, face.phi(server.url) as phi:
+        heard = face.read(phi.stream(PROMPT, thinking_budget=budget))
+        first, second = server.completions
+    added, reply = check_adds_up(heard), heard.reply
+    assert (reply.outcome, added.solution) == (Outcome.COMPLETE, "So it is 4.")
+    assert second["prompt"].startswith(first["prompt"] + "<think>")
+    assert second["prompt"].endswith("\n</think>\n\n")
+    assert reply.forced is not None
+    assert (reply.forced.times, reply.forced.thought_tokens) == (2, budget + 1)
+    assert added.thought is not None
+    assert standin.count(added.thought) <= budget + 8
+    prompt = standin.count(chat_prompt())
+    whole = standin.count(second["prompt"]) + len(standin.tokens("So it is 4."))
+    assert reply.usage == Usage(prompt, whole - prompt, whole)
+
+
+@MODES
+def test_a_model_that_always_thinks_again_is_left(face: Face, field: bool) -> None:
+    """Its thought is ended so many times, and no more; no text is lost, and the notes say so."""
+    with (
+        StandIn(reply=ENDLESS, answer=f"<think>{THOUGHT * 30}", split_field=field) as server,
+        face.phi(server.url) as phi,
+    ):
+        heard = face.read(phi.stream(PROMPT, thinking_budget=4))
+        assert len(server.completions) == ENDINGS
+    check_adds_up(heard)
+    assert heard.error is None
+    assert (heard.reply.outcome, heard.reply.thought_closed) == (Outcome.THOUGHT_UNCLOSED, False)
+    assert heard.reply.forced is not None
+    assert heard.reply.forced.times == ENDINGS
+    assert f"{ENDINGS} times" in heard.reply.notes[-1]
+    assert heard.reply.thought is not None
+    assert standin.count(heard.reply.thought) < 40
+
+
+# --- a context that is full -------------------------------------------------------------------------------------------
+
+
+@MODES
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_thought_that_fills_the_context_is_answered_without_its_middle(face: Face, field: bool, shift: int) -> None:
+    """Room is kept for the answer; the reply keeps the whole thought, and says so."""
+    context = 900 + shift
+    with (
+        StandIn(reply=f"<think>BEGIN {THOUGHT * 80} END", context_length=context, split_field=field) as server,
+        face.phi(server.url, on_unclosed="answer") as phi,
+    ):
+        heard = face.read(phi.stream(PROMPT))
+        (raw,) = server.completions
+    reply = heard.reply
+    assert check_adds_up(heard).solution == "So it is 4."
+    assert reply.outcome is Outcome.COMPLETE
+    assert reply.thought is not None
+    assert standin.count(reply.thought) > 300
+    assert "BEGIN" in raw["prompt"]
+    assert "[…]" in raw["prompt"]
+    assert raw["prompt"].endswith(f"{reply.thought[-99:]}</think>\n\n")
+    assert standin.count(raw["prompt"]) <= context - answer_room(context) + 16
+    assert any("middle" in note for note in reply.notes)
+
+
+@MODES
+def test_a_context_too_full_for_any_answer_leaves_the_thought(face: Face, field: bool) -> None:
+    """No request is wasted on it."""
+    context = standin.count(chat_prompt()) + 60
+    with (
+        StandIn(reply=ENDLESS, context_length=context, split_field=field) as server,
+        face.phi(server.url, on_unclosed="answer") as phi,
+    ):
+        heard = face.read(phi.stream(PROMPT))
+        assert server.completions == []
+    assert heard.error is None
+    check_adds_up(heard)
+    assert (heard.reply.outcome, heard.reply.length_reason) == (Outcome.THOUGHT_UNCLOSED, "context")
+    assert any("full" in note for note in heard.reply.notes)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_tokens": 5000}, {"max_tokens": 20}])
+def test_what_ended_a_reply_is_told(face: Face, options: dict[str, int]) -> None:
+    """The context, where prompt and completion fill it; else `max_tokens`."""
+    with StandIn(reply=f"<think>I</think>{LONG}", context_length=400) as server, face.phi(server.url) as phi:
+        reply = face.read(phi.stream(PROMPT, **options)).reply
+    assert reply.outcome is Outcome.SOLUTION_TRUNCATED
+    assert reply.length_reason == ("max_tokens" if options.get("max_tokens") == 20 else "context")
+    with pytest.raises(SolutionTruncated, match="max_tokens" if options.get("max_tokens") == 20 else "context is full"):
+        reply.raise_for_outcome()
+
+
+@given(
+    st.none() | st.integers(-1, 300),
+    st.none() | st.integers(1, 300),
+    st.integers(0, 300),
+    st.integers(0, 300),
+    st.sampled_from(["length", "max_tokens", "stop", None]),
+)
+def test_why_a_length_ended_is_arithmetic(
+    limit: int | None, context: int | None, prompt: int, completion: int, finish: str | None
+) -> None:
+    """Never said where no limit ended the reply, and never against the numbers."""
+    counts = Usage(prompt, completion)
+    reason = Length(finish, counts, counts, limit, context).reason
+    if finish in ("stop", None):
+        assert reason is None
+    if reason == "context":
+        assert context is not None
+        assert prompt + completion >= context - 1
+    if reason == "max_tokens":
+        assert limit is not None
+        assert limit > 0
+
+
+OVERGROWN = (
+    "Context size has been exceeded.",
+    "Reached context length of 4096 tokens with model (phi3) which does not currently support mid-generation "
+    "context overflow.",
+)
+
+
+@pytest.mark.parametrize("said", OVERGROWN)
+@pytest.mark.parametrize("before", [{"content": "<think>a"}, {"reasoning_content": "a"}, {"content": "So"}])
+def test_a_reply_that_outgrows_the_context_is_no_prompt_that_does_not_fit(
+    face: Face, said: str, before: dict[str, str]
+) -> None:
+    """After text, it is the server's error, in its own words; nothing is asked again, and the text is kept."""
+    stream = sse(delta(**before), {"error": {"message": said}}, done=False)
+    with face.phi(playing(stream), model="phi", on_unclosed="answer") as phi:
+        heard = face.read(phi.stream(PROMPT))
+    assert type(heard.error) is ServerError
+    assert said in str(heard.error)
+    assert (heard.reply.outcome, heard.reply.length_reason) == (Outcome.SERVER_ERROR, "context")
+    assert (heard.reply.thought or "") + heard.reply.solution in ("a", "So")
+
+
+@pytest.mark.parametrize("said", OVERGROWN)
+def test_before_any_text_the_same_words_are_about_the_prompt(face: Face, said: str) -> None:
+    """Then it did not fit."""
+    with face.phi(playing(sse({"error": {"message": said}}, done=False)), model="phi") as phi:
+        assert isinstance(face.read(phi.stream(PROMPT)).error, ContextOverflow)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +583,8 @@ TROUBLES: dict[Trouble, tuple[type[Phi4Error], Outcome]] = {
 def test_an_error_of_the_second_part_carries_the_whole_first(
     face: Face, field: bool, reply: str, trouble: Trouble
 ) -> None:
-    """Refused, failed or cut: it is known how, and no text is lost."""
+    """Refused, failed or cut: it is known how, and no text is lost. A thought in which the model had stopped by itself
+    is no worse for an answer that did not begin."""
     with (
         StandIn(
             reply=reply,
@@ -416,13 +596,19 @@ def test_an_error_of_the_second_part_carries_the_whole_first(
         budget = 9 if reply is ENDLESS else None
         heard = face.read(phi.stream(PROMPT, thinking_budget=budget, on_unclosed="answer"))
     kind, outcome = TROUBLES[trouble]
-    assert type(heard.error) is kind
     partial = heard.reply
-    assert partial.outcome is outcome
-    begun = trouble in ("silent", "cut", "reset", "framed", "unreadable")
+    begun = trouble in ("cut", "reset", "framed", "unreadable")
+    if budget or begun:
+        assert type(heard.error) is kind
+        assert partial.outcome is outcome
+    else:  # the thought is as good as it was before
+        assert heard.error is None
+        assert partial.outcome is Outcome.THOUGHT_UNCLOSED
+        assert partial.usage == Usage(standin.count(chat_prompt()), len(standin.tokens(reply)))
+        assert "could not be asked on" in partial.notes[-1]
     thought = "".join(standin.tokens(reply)[1 : 10 if budget else None])
     assert partial.thought == (f"{thought}\n" if begun else thought)
-    assert partial.solution == ("So" if begun and trouble != "silent" else "")
+    assert partial.solution == ("So" if begun else "")
     assert partial.thought_closed == begun
     assert (partial.forced is not None) == begun
     check_adds_up(heard)
@@ -525,10 +711,17 @@ def test_a_thought_from_a_field_goes_on_in_a_text(first: bytes, cuts: bytes, sec
 
 def test_a_thought_that_the_prompt_has_opened_is_not_opened_twice() -> None:
     """A template that begins the thought for the model: the field's text follows it as it is."""
+    said: tuple[tuple[Literal["auto", "assumed"], dict[str, str]], ...] = (
+        ("auto", {"reasoning_content": "x"}),
+        ("auto", {"content": "<think>x"}),
+        ("assumed", {"content": "<think>x"}),
+        ("assumed", {"content": "x"}),
+    )
     for prompt, written in (("P<think>", "P<think>x"), ("P<think>\n", "P<think>\nx"), ("P", "P<think>x")):
-        decoder = ReplyDecoder(started=0.0, rescue=Rescue(on_unclosed="answer"))
-        decoder.feed(json.dumps({"choices": [{"delta": {"reasoning_content": "x"}}]}), "message", 1.0)
-        assert decoder.continued(prompt) == f"{written}\n</think>\n\n"
+        for opener, delta_said in said:
+            decoder = ReplyDecoder(started=0.0, opener=opener, rescue=Rescue(on_unclosed="answer"))
+            decoder.feed(json.dumps({"choices": [{"delta": delta_said}]}), "message", 1.0)
+            assert decoder.continued(prompt) == f"{written}\n</think>\n\n"
 
 
 def test_the_events_of_a_rescue_are_told_apart_in_order(face: Face) -> None:

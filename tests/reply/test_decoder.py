@@ -753,6 +753,7 @@ def test_a_thought_that_ends_on_a_half_is_continued_as_it_is_told() -> None:
         assert decoder.wants_answer()
         assert decoder.continued("P") == "P<think>a\ufffd\n</think>\n\n"
         decoder.answer(0.0, template="own turn", prompt_tokens=None, requests=0)
+        decoder.feed(json.dumps({"choices": [{"text": "So"}]}), "message", 0.0)
         assert not decoder.wants_answer()
         assert decoder.partial(0.0).thought == "a\ufffd\n"
 
