@@ -10,6 +10,7 @@ The public names are found when they are first used: reading a tape and serving 
 
     exchange   what a recorded exchange is                     values
     playback   when each piece is due, how the body is cut     pure
+    readable   the texts in a body, and where they stand   pure
     scrub      what must not reach a tape                      pure
     matching   which exchange answers a request                pure
     show       a tape as text                                  pure

@@ -27,7 +27,7 @@ class Tape:
         client = httpx.Client(transport=Tape("tapes/hello").replay())
         client = httpx.Client(transport=Tape("tapes/hello").record())
 
-    Raises ValueError for a `scrub` that is no regular expression.
+    Raises InvalidRequest for a `scrub` that is no regular expression.
     """
 
     def __init__(
