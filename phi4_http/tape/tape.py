@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..errors import TapeError
 from .exchange import Exchange
-from .format import exchange_files, load_tape
+from .files import exchange_files
+from .format import load_tape
 from .matching import Match, Selection
 from .mode import MODES, Mode, plays, records
 from .playback import AT_ONCE, Playback
