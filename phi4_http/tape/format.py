@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -72,6 +72,14 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Exchange, ...]:
     return tuple(load_exchange(file) for file in exchange_files(folder))
 
 
+def recorded(folder: str | os.PathLike[str]) -> tuple[Exchange, ...]:
+    """The exchanges of a tape that is to be played. Raises `TapeError` as `load_tape` does, and where it has none."""
+    exchanges = load_tape(folder)
+    if not exchanges:
+        raise TapeError(str(folder), "there is no exchange on this tape; `phi4_http record` puts some there")
+    return exchanges
+
+
 def load_exchange(file: str | os.PathLike[str]) -> Exchange:
     """One exchange, by its JSON file; its checksum and its cuts are checked.
 
@@ -118,12 +126,17 @@ class ExchangeWriter:
 
     Memory does not grow with the body: bytes and cuts go to files whose names end with `.part`. Until `commit` the
     exchange does not exist. With `exclusive`, making a writer for a name that is being written raises FileExistsError,
-    and for one that exists too, unless it `replaces` that: at every moment the body of a name is one file or the other,
-    so no two writers, in threads or processes, have one name. Raises `TapeError` where nothing can be written.
+    and for one that exists too, unless `replaces()`: at every moment the body of a name is one file or the other, so no
+    two writers, in threads or processes, have one name. Raises `TapeError` where nothing can be written.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], name: str, *, exclusive: bool = True, replaces: bool = False
+        self,
+        folder: str | os.PathLike[str],
+        name: str,
+        *,
+        exclusive: bool = True,
+        replaces: Callable[[], bool] = lambda: False,
     ) -> None:
         check_name(folder, name)
         self._folder = Path(folder)
@@ -135,10 +148,13 @@ class ExchangeWriter:
         """The folders that were made for it, the innermost first."""
         with writing(self._folder):
             self._body: IO[bytes] = open(self._parts[0], "xb" if exclusive else "wb")  # noqa: SIM115 (closed by commit, discard)
+            # Only now is it known that nobody puts one of that name in its place; whoever has just done so still needs
+            # the other parts.
+            if exclusive and any(map(os.path.lexists, files_of(self._folder, name))) and not replaces():
+                self._body.close()
+                self._parts[0].unlink()
+                raise FileExistsError(errno.EEXIST, "there is an exchange of that name", name)
             self._cuts: IO[bytes] = open(self._parts[1], "wb")  # noqa: SIM115 (closed by commit, discard)
-        if exclusive and not replaces and any(map(os.path.lexists, files_of(self._folder, name))):
-            self.discard()
-            raise FileExistsError(errno.EEXIST, "there is an exchange of that name", name)
 
     def cut(self, at: float, size: int) -> None:
         """A piece of `size` bytes came `at` seconds after the request went out."""

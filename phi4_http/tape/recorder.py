@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import re
 import threading
 import time
@@ -73,7 +74,7 @@ class Recorder:
             name = f"{self._number:04d}-{slug[:48].rstrip('-')}"
             # FileExistsError: another recorder has an exchange of that name, or writes one.
             with contextlib.suppress(FileExistsError):
-                writer = ExchangeWriter(self.folder, name, replaces=self._is_old(name))
+                writer = ExchangeWriter(self.folder, name, replaces=functools.partial(self._is_old, name))
                 self._made = self._made or writer.made
                 return writer
 
