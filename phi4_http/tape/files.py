@@ -31,6 +31,8 @@ _READ_ONLY = (
 )
 
 
+_TRIES = 100
+"""How often a folder is made anew that somebody takes away."""
 _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -107,6 +109,19 @@ def make_folder(folder: Path) -> list[Path]:
     return missing
 
 
+def created(file: Path, *, exclusive: bool = True) -> tuple[IO[bytes], list[Path]]:
+    """A new file, to be written, and the folders that were made for it, the innermost first.
+
+    Raises FileExistsError where it is `exclusive` and there already, `TapeError` where it can't be.
+    """
+    for _ in range(_TRIES):
+        made = make_folder(file.parent)
+        # Another recorder may take away the folder, which it had made and found no use for.
+        with writing(file.parent), contextlib.suppress(FileNotFoundError):
+            return open(file, "xb" if exclusive else "wb"), made
+    raise TapeError(str(file.parent), "can't be written (it is taken away again and again)")
+
+
 def remove_empty(folders: Iterable[Path]) -> None:
     """Remove those of these folders that are empty, the innermost first."""
     with contextlib.suppress(OSError):
@@ -116,14 +131,12 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 def try_folder(folder: Path) -> None:
     """Raises `TapeError` where nothing can be written into a folder. Leaves nothing behind."""
-    made = make_folder(folder)
-    try:
-        with writing(folder):
-            place = folder / f".try-{os.getpid()}-{os.urandom(4).hex()}{PART_SUFFIX}"
-            place.open("xb").close()
-            place.unlink()
-    finally:
-        remove_empty(made)
+    place = folder / f".try-{os.getpid()}-{os.urandom(4).hex()}{PART_SUFFIX}"
+    file, made = created(place)
+    with writing(folder):
+        file.close()
+        place.unlink()
+    remove_empty(made)
 
 
 @contextlib.contextmanager

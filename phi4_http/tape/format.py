@@ -43,9 +43,9 @@ from .files import (
     PART_SUFFIX,
     body_file,
     check_name,
+    created,
     exchange_files,
     files_of,
-    make_folder,
     opened,
     writing,
 )
@@ -144,10 +144,8 @@ class ExchangeWriter:
         self._parts = [self._folder / f".{name}.{what}{PART_SUFFIX}" for what in ("body", "cuts", "json")]
         self._sum = hashlib.sha256()
         self._size = 0
-        self.made: list[Path] = make_folder(self._folder)
-        """The folders that were made for it, the innermost first."""
+        self._body, self.made = created(self._parts[0], exclusive=exclusive)
         with writing(self._folder):
-            self._body: IO[bytes] = open(self._parts[0], "xb" if exclusive else "wb")  # noqa: SIM115 (closed by commit, discard)
             # Only now is it known that nobody puts one of that name in its place; whoever has just done so still needs
             # the other parts.
             if exclusive and any(map(os.path.lexists, files_of(self._folder, name))) and not replaces():

@@ -55,9 +55,18 @@ class Recorder:
         self._lock = threading.Lock()
         try_folder(folder)
         self._made: list[Path] = []
-        old = [file.stem for file in exchange_files(folder)] if folder.is_dir() else []
+        old = self._there()
         self._old = {name: _identity(folder, name) for name in old} if anew else {}
         self._number = 0 if anew else max((_number(name) for name in old), default=0)
+
+    def _there(self) -> list[str]:
+        """The names on the tape; none where there is no folder, which another recorder may just have taken away."""
+        try:
+            return [file.stem for file in exchange_files(self.folder)]
+        except TapeError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []
+            raise
 
     def begin(self, method: str, path: str, headers: Headers, body: bytes) -> Recording:
         """A request goes out now."""
