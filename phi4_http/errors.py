@@ -422,4 +422,6 @@ class TapeMismatch(Phi4Error):
             lines.append("Nothing is recorded there.")
         elif not self.difference:
             lines += ["Recorded there:", *(f"  {line}" for line in self.recorded)]
+        folder = self.tape or "FOLDER"
+        lines.append(f"`phi4_http record {folder} --mode new -- …` adds it; in pytest, --phi4-record=new does.")
         return "\n".join(lines)

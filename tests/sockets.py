@@ -36,8 +36,8 @@ def raw(server: LoopbackServer, request: bytes) -> bytes:
 
 def head(*headers: str, path: str = PATH, method: str = "POST", version: str = "1.1") -> bytes:
     """The head of a request."""
-    lines = [f"{method} {path} HTTP/{version}", "Host: x", *headers, "", ""]
-    return "\r\n".join(lines).encode()
+    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1")
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import socket
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -218,7 +221,7 @@ def test_chunks_may_not_be_endless() -> None:
     """Each of a harmless size, all of them too much: refused before the memory is full."""
     with Answering() as server:
         received = raw(server, head("Transfer-Encoding: chunked") + b"2\r\naa\r\n3fffffff\r\nb")
-    assert received.startswith(b"HTTP/1.1 400")
+    assert received.startswith(b"HTTP/1.1 413")
 
 
 def test_curl_waits_for_100_continue() -> None:
@@ -307,3 +310,145 @@ def test_curl_gets_every_byte_as_it_comes() -> None:
             assert curl.stdout.read() == b""
         assert curl.returncode == 0
         assert server.in_time
+
+
+# --- what is taken, and of whom ---------------------------------------------------------------------------------------
+
+
+def status(server: LoopbackServer, request: bytes) -> int:
+    """The status of the answer; an error has an object as OpenAI's has."""
+    received = raw(server, request)
+    code = int(received.split(b" ", 2)[1])
+    if code >= 400:
+        error = json.loads(received.partition(b"\r\n\r\n")[2])["error"]
+        assert error["message"]
+        assert error["type"]
+        assert error["code"]
+    return code
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:1234", 200),
+        ("phi.localhost:80", 200),
+        ("127.0.0.1", 200),
+        ("127.9.9.9:5", 200),
+        ("[::1]:5", 200),
+        ("box.lan", 200),
+        ("Box.LAN:1234", 200),
+        ("evil.example", 403),
+        ("evil.example:1234", 403),
+        ("box.lan.evil.example", 403),
+        ("evillocalhost", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost@evil.example", 403),
+        ("evil.example#localhost", 403),
+        ("192.168.1.1", 403),
+        ("[fe80::1]", 403),
+        ("0.0.0.0", 403),
+        ("localhost, evil.example", 403),
+        ("", 403),
+    ],
+)
+def test_only_who_means_this_server_is_answered(host: str, code: int) -> None:
+    """Loopback by name or address, and names that were allowed; a name that leads here by a trick is none."""
+    with Answering(allow_hosts=["box.lan"]) as server:
+        request = f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        assert status(server, request.encode()) == code
+
+
+def test_the_host_is_asked_once() -> None:
+    """Two are a trick; none is what no browser sends; any is let in where `*` is."""
+    two = b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    with Answering() as server:
+        assert status(server, two) == 403
+        assert status(server, b"GET / HTTP/1.0\r\n\r\n") == 200
+    with Answering(allow_hosts=["*"]) as server:
+        assert status(server, b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n") == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "@127.0.0.1:9/x",
+        "//127.0.0.1:9/x",
+        "///x",
+        "http://127.0.0.1:9/x",
+        "HTTP://localhost/x",
+        "x",
+        "*",
+        "?x",
+        ":80/x",
+        "\\x",
+        "/caf\u00e9",
+        "/x\x7f",
+    ],
+)
+def test_a_target_is_a_path(target: str) -> None:
+    """Anything else could name another server, and is refused."""
+    with Answering() as server:
+        assert status(server, head("Connection: close", path=target)) == 400
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ("Content-Length: 1001",),
+        ("Content-Length: 99999999999999999999999999",),
+        ("Content-Length: 1001", "Expect: 100-continue"),
+    ],
+)
+def test_a_body_has_a_limit(sent: tuple[str, ...]) -> None:
+    """One of more bytes is refused by what it announces, before any of it is read, and is not asked for."""
+    with Answering(largest=1000) as server:
+        assert status(server, head(*sent)) == 413
+        assert raw(server, head("Content-Length: 1000", "Connection: close") + b"x" * 1000).endswith(b"x" * 1000)
+
+
+def test_a_body_in_chunks_has_the_same_limit() -> None:
+    """However small its chunks are."""
+    line = head("Transfer-Encoding: chunked")
+    with Answering(largest=1000) as server:
+        assert status(server, line + b"64\r\n" + b"x" * 100 + b"\r\n385\r\n") == 413
+        assert status(server, line + b"-5\r\n") == 400
+        assert status(server, line + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * 200) == 400
+
+
+def test_much_is_refused_without_being_kept() -> None:
+    """A client that sends 300 MB all the same: the memory does not grow with it."""
+    block = bytes(1 << 20)
+    with Answering() as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        tracemalloc.start()
+        try:
+            connection.sendall(head("Content-Length: 300000000"))
+            with contextlib.suppress(OSError):
+                for _ in range(300):
+                    connection.sendall(block)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 4_000_000
+
+
+@pytest.mark.parametrize("start", [b"GET / HT", head("Content-Length: 100000")])
+def test_a_client_that_trickles_is_left(start: bytes) -> None:
+    """A request has so many seconds in all, also where some of it comes again and again."""
+    with (
+        Answering(arrival=0.4) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+    ):
+        connection.sendall(start)
+        began = time.monotonic()
+        with contextlib.suppress(OSError):  # a reset, or a pipe with no other end
+            while time.monotonic() - began < 5:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        assert time.monotonic() - began < 4
+
+
+def test_a_taken_address_is_named() -> None:
+    """The error says which."""
+    with Answering() as server, pytest.raises(OSError, match=rf"can't listen on 127\.0\.0\.1:{server.port}: "):
+        Answering(port=server.port)

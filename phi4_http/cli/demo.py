@@ -80,7 +80,8 @@ def _introduce(client: LMStudio, exchange: Exchange, model: str, prompt: str, ou
 
 def _find(name: str) -> tuple[Exchange, list[Exchange]]:
     """The reply of this name, and what its server says of its models. Raises InvalidRequest where there is none."""
-    from ..tape.format import exchange_files, load_exchange
+    from ..tape.files import exchange_files
+    from ..tape.format import load_exchange
     from ..tape.shipped import TAPES, shipped
 
     for tape in TAPES:

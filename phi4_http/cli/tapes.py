@@ -40,6 +40,7 @@ def _register_serve(commands: Any) -> None:
     )
     parser.add_argument("--port", type=int, default=0, metavar="N", help="the port to listen on (default: a free one)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: loopback only)")
+    _add_allow_host(parser)
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="times as fast as it was; 0: no waiting")
     parser.add_argument("--recut", type=int, metavar="N", help="cut bodies anew, into pieces of N bytes")
     parser.add_argument("--loop", action="store_true", help="play exchanges again when all were played")
@@ -68,6 +69,7 @@ def _register_record(commands: Any) -> None:
     _add_scrub(parser)
     parser.add_argument("--listen", type=int, metavar="PORT", help="be a proxy on this port; 0: a free one")
     parser.add_argument("--upstream", metavar="URL", help="the server behind the proxy")
+    _add_allow_host(parser)
     parser.add_argument("--json", action="store_true", help="as a proxy: one object a line")
     parser.set_defaults(run=record, command=())
 
@@ -75,6 +77,16 @@ def _register_record(commands: Any) -> None:
 def _add_scrub(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scrub", action="append", default=[], metavar="REGEX", help="what beside tokens does not reach the tape"
+    )
+
+
+def _add_allow_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that clients know this server by (beside loopback's; *: any)",
     )
 
 
@@ -99,13 +111,13 @@ def _register_tape(commands: Any) -> None:
 
 def serve(options: argparse.Namespace, output: Output) -> int:
     """Play a tape until Ctrl-C."""
-    from ..tape.format import load_tape
+    from ..tape.format import recorded
     from ..tape.matching import Match
     from ..tape.playback import Playback
     from ..tape.server import ReplayServer
     from ..tape.shipped import tape_folder
 
-    exchanges = load_tape(tape_folder(options.folder))
+    exchanges = recorded(tape_folder(options.folder))
     try:
         playback = Playback(speed=options.speed or None, recut=options.recut)
         match = Match(body=not options.any_body, loop=options.loop)
@@ -117,6 +129,7 @@ def serve(options: argparse.Namespace, output: Output) -> int:
             match=match,
             scrub=options.scrub,
             report=_report(output),
+            allow_hosts=options.allow_host,
         )
     except (OSError, ValueError, OverflowError) as error:
         raise InvalidRequest(str(error)) from None
@@ -130,10 +143,7 @@ def record(options: argparse.Namespace, output: Output) -> int:
     command = options.command
     if bool(command) == (options.upstream is not None):
         raise InvalidRequest("record takes either a command after --, or --upstream with --listen")
-    try:
-        tape = Tape(options.folder, scrub=options.scrub)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from None
+    tape = Tape(options.folder, scrub=options.scrub)
     if options.mode == "once" and not tape.empty:
         raise InvalidRequest(f"{options.folder} holds a tape already: --mode new adds to it, --mode all replaces it")
     if command:
@@ -146,6 +156,7 @@ def record(options: argparse.Namespace, output: Output) -> int:
             options.upstream,
             port=options.listen or 0,
             report=_report(output),
+            allow_hosts=options.allow_host,
         )
     except (OSError, ValueError, OverflowError) as error:
         raise InvalidRequest(str(error)) from None
@@ -164,11 +175,11 @@ def _record_command(command: Sequence[str], tape: Tape, mode: str) -> int:
 
 def show(options: argparse.Namespace, output: Output) -> int:
     """A table, or the time lines of some exchanges."""
-    from ..tape.format import load_tape
+    from ..tape.format import recorded
     from ..tape.shipped import tape_folder
     from ..tape.show import NUMBERS, table, time_line
 
-    exchanges = load_tape(tape_folder(options.folder))
+    exchanges = recorded(tape_folder(options.folder))
     chosen = {name: _named(exchanges, name) for name in options.names}
     output.table(table(chosen.values() or exchanges), NUMBERS)
     shown = chosen.values() if chosen else exchanges if options.pieces else ()

@@ -8,8 +8,10 @@
 
 The public names are found when they are first used: reading a tape and serving it need no httpx.
 
+    files      names and files, opened with care
     exchange   what a recorded exchange is                     values
     playback   when each piece is due, how the body is cut     pure
+    readable   the texts in a body, and where they stand   pure
     scrub      what must not reach a tape                      pure
     matching   which exchange answers a request                pure
     show       a tape as text                                  pure

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ..errors import TapeError
 from .exchange import Exchange
-from .format import BODY_SUFFIX, PART_SUFFIX, STREAM_SUFFIX, body_file, exchange_files, load_exchange
+from .files import BODY_SUFFIX, PART_SUFFIX, STREAM_SUFFIX, body_file, exchange_files, opened
+from .format import load_exchange
 from .scrub import find_secrets
 
-_LINE = 1 << 16
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def _check_exchange(file: Path, exchange: Exchange) -> Iterator[Problem]:
         wanted = STREAM_SUFFIX if exchange.response.is_event_stream else BODY_SUFFIX
         yield Problem(str(body), f"by its content type it should end with {wanted}", harmless=True)
     for place in (file, body):
-        with open(place, encoding="utf-8", errors="replace") as text:
-            found = {secret for line in iter(lambda: text.readline(_LINE), "") for secret in find_secrets(line)}
-        for secret in sorted(found):
+        with opened(place) as data:
+            found = find_secrets(iter(lambda: data.read(_BLOCK), b""))
+        for secret in found:
             yield Problem(str(place), f"what looks like a secret: {secret}")

@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..errors import TapeError
+from .files import opened
+
+DEEPEST = 100
+"""A request's body is not nested deeper: JSON for people is not, and what compares and shows it recurses."""
 
 
 class End(str, enum.Enum):
@@ -155,7 +159,7 @@ class OnDisk:
 
     def pieces(self) -> Iterator[Piece]:
         """Raises `TapeError` where the file changed since it was loaded."""
-        with open(self.file, "rb") as body:
+        with opened(self.file) as body:
             for at, size in self.cuts:
                 data = body.read(size)
                 if len(data) != size:
@@ -236,6 +240,8 @@ def _read_body(data: bytes) -> Any:
         return data
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        if deeper(value, DEEPEST):
+            return text
         json.dumps(value, allow_nan=False)  # 1e999 reads as infinity
     except (ValueError, RecursionError):
         return text
@@ -251,3 +257,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
+
+
+def deeper(value: Any, than: int) -> bool:
+    """Whether a JSON value is nested deeper than so many arrays and objects."""
+    level = [value]
+    for _ in range(than + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True

@@ -13,26 +13,50 @@ Rules kept here:
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import TapeError
-from ..wire.fields import Fault, Fields
-from .exchange import Cut, End, Exchange, OnDisk, Origin, RecordedRequest, RecordedResponse, cut_problems
+from ..wire.fields import Fault, Fields, shown
+from .exchange import (
+    DEEPEST,
+    Cut,
+    End,
+    Exchange,
+    OnDisk,
+    Origin,
+    RecordedRequest,
+    RecordedResponse,
+    cut_problems,
+    deeper,
+)
+from .files import (
+    PART_SUFFIX,
+    body_file,
+    check_name,
+    created,
+    exchange_files,
+    files_of,
+    opened,
+    writing,
+)
 
 FORMAT = 1
 """The version of the format. A reader refuses a tape with a later one."""
 
-STREAM_SUFFIX, BODY_SUFFIX = ".sse", ".body"
-PART_SUFFIX = ".part"
-"""What a file that is still being written ends with. Left over, it tells of an interrupted recording."""
+LATEST = 1e9
+"""No time on a tape is later, in seconds: thirty years, which every way of waiting can still be told."""
+_LONGEST = 1 << 26
+"""Bytes of JSON, without cuts that stand last, one a line: far above any prompt."""
 
 _CUTS_LINE = b'  "cuts": ['
 _BLOCK = 1 << 16
@@ -48,19 +72,12 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Exchange, ...]:
     return tuple(load_exchange(file) for file in exchange_files(folder))
 
 
-def exchange_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The JSON files of a folder, in order. Raises `TapeError` where there is no such folder."""
-    try:
-        found = [file for file in Path(folder).iterdir() if file.suffix == ".json" and not file.name.startswith(".")]
-    except OSError as error:
-        raise TapeError(str(folder), f"no tape there ({error.strerror or error})") from error
-    return sorted(found, key=lambda file: by_number(file.stem))
-
-
-def by_number(name: str) -> list[tuple[bool, int, str]]:
-    """A sort key that takes runs of digits by their value, and before other characters."""
-    parts = [part for part in re.split(r"(\d+)", name) if part]
-    return [(False, int(part), part) if part.isdecimal() else (True, 0, part) for part in parts]
+def recorded(folder: str | os.PathLike[str]) -> tuple[Exchange, ...]:
+    """The exchanges of a tape that is to be played. Raises `TapeError` as `load_tape` does, and where it has none."""
+    exchanges = load_tape(folder)
+    if not exchanges:
+        raise TapeError(str(folder), "there is no exchange on this tape; `phi4_http record` puts some there")
+    return exchanges
 
 
 def load_exchange(file: str | os.PathLike[str]) -> Exchange:
@@ -79,7 +96,7 @@ def _exchange(file: Path, data: Any, cuts: Iterable[Cut] | None) -> Exchange:
     top = Fields(data)
     version = top.need("format", int)
     if version != FORMAT:
-        raise top.fault("format", f"version {version}; this library reads version {FORMAT}")
+        raise top.fault("format", f"version {shown(version)}; this library reads version {FORMAT}")
     origin, request, response, body = map(top.object, ("origin", "request", "response", "body"))
     head = _response(response)
     content, end = _content(file, body, cuts, head.seconds)
@@ -92,7 +109,7 @@ def _exchange(file: Path, data: Any, cuts: Iterable[Cut] | None) -> Exchange:
 def write_exchange(folder: str | os.PathLike[str], exchange: Exchange) -> Path:
     """Write an exchange under its name, in the place of one that has it; returns the JSON file.
 
-    Raises `TapeError` where the name can't be that of a file.
+    Raises `TapeError` where the name can't be that of a file, or nothing can be written there.
     """
     writer = ExchangeWriter(folder, exchange.name, exclusive=False)
     try:
@@ -108,29 +125,45 @@ class ExchangeWriter:
     """Writes one exchange as it comes in: `add` each piece, then `commit` (or `discard`).
 
     Memory does not grow with the body: bytes and cuts go to files whose names end with `.part`. Until `commit` the
-    exchange does not exist. With `exclusive`, making a writer for a name that is being written raises FileExistsError.
+    exchange does not exist. With `exclusive`, making a writer for a name that is being written raises FileExistsError,
+    and for one that exists too, unless `replaces()`: at every moment the body of a name is one file or the other, so no
+    two writers, in threads or processes, have one name. Raises `TapeError` where nothing can be written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], name: str, *, exclusive: bool = True) -> None:
-        if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*", name):
-            raise TapeError(str(folder), f"{name!r} can't be the name of an exchange")
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        name: str,
+        *,
+        exclusive: bool = True,
+        replaces: Callable[[], bool] = lambda: False,
+    ) -> None:
+        check_name(folder, name)
         self._folder = Path(folder)
         self.name = name
         self._parts = [self._folder / f".{name}.{what}{PART_SUFFIX}" for what in ("body", "cuts", "json")]
         self._sum = hashlib.sha256()
         self._size = 0
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._body: IO[bytes] = open(self._parts[0], "xb" if exclusive else "wb")  # noqa: SIM115 (closed by commit, discard)
-        self._cuts: IO[bytes] = open(self._parts[1], "wb")  # noqa: SIM115 (closed by commit, discard)
+        self._body, self.made = created(self._parts[0], exclusive=exclusive)
+        with writing(self._folder):
+            # Only now is it known that nobody puts one of that name in its place; whoever has just done so still needs
+            # the other parts.
+            if exclusive and any(map(os.path.lexists, files_of(self._folder, name))) and not replaces():
+                self._body.close()
+                self._parts[0].unlink()
+                raise FileExistsError(errno.EEXIST, "there is an exchange of that name", name)
+            self._cuts: IO[bytes] = open(self._parts[1], "wb")  # noqa: SIM115 (closed by commit, discard)
 
     def cut(self, at: float, size: int) -> None:
         """A piece of `size` bytes came `at` seconds after the request went out."""
         if size:
-            self._cuts.write(b"    [%s, %d],\n" % (repr(float(at)).encode(), size))
+            with writing(self._folder):
+                self._cuts.write(b"    [%s, %d],\n" % (repr(float(at)).encode(), size))
 
     def write(self, data: bytes) -> None:
         """More bytes of the body."""
-        self._body.write(data)
+        with writing(self._folder):
+            self._body.write(data)
         self._sum.update(data)
         self._size += len(data)
 
@@ -141,8 +174,6 @@ class ExchangeWriter:
 
     def commit(self, request: RecordedRequest, response: RecordedResponse, end: End, origin: Origin) -> Path:
         """Put the exchange in its place; returns its JSON file."""
-        _close(self._body)
-        _close(self._cuts)
         document = {
             "format": FORMAT,
             "origin": _origin_json(origin),
@@ -154,33 +185,40 @@ class ExchangeWriter:
             },
             "body": {"bytes": self._size, "sha256": self._sum.hexdigest(), "end": str(end)},
         }
-        with open(self._parts[2], "wb") as file:
-            _write_document(file, document, self._parts[1])
-            _close(file)
-        json_file = self._folder / f"{self.name}.json"
-        suffix, other = STREAM_SUFFIX, BODY_SUFFIX
+        with writing(self._folder):
+            _close(self._body)
+            _close(self._cuts)
+            with open(self._parts[2], "wb") as file:
+                _write_document(file, document, self._parts[1])
+                _close(file)
+            return self._put(response)
+
+    def _put(self, response: RecordedResponse) -> Path:
+        json_file, body, other = files_of(self._folder, self.name)
         if not response.is_event_stream:
-            suffix, other = other, suffix
+            body, other = other, body
         # First the old JSON goes, so that no moment has it beside the new body.
         json_file.unlink(missing_ok=True)
-        (self._folder / (self.name + other)).unlink(missing_ok=True)
-        os.replace(self._parts[0], self._folder / (self.name + suffix))
+        other.unlink(missing_ok=True)
+        os.replace(self._parts[0], body)
         os.replace(self._parts[2], json_file)
         self._parts[1].unlink()
         return json_file
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        for file in (self._body, self._cuts):
-            file.close()
-        for part in self._parts:
-            part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk is full for what was buffered too
+            self._body.close()
+            self._cuts.close()
+        with writing(self._folder):
+            for part in reversed(self._parts):  # the one that holds the name is the last to go
+                part.unlink(missing_ok=True)
 
 
 def remove_exchange(folder: str | os.PathLike[str], name: str) -> None:
     """Delete an exchange: its JSON first, so that it is gone at once."""
-    for suffix in (".json", STREAM_SUFFIX, BODY_SUFFIX):
-        (Path(folder) / (name + suffix)).unlink(missing_ok=True)
+    for file in files_of(Path(folder), name):
+        file.unlink(missing_ok=True)
 
 
 def _close(file: IO[bytes]) -> None:
@@ -222,8 +260,6 @@ def _read_json(file: Path) -> tuple[Any, Iterable[Cut] | None]:
     try:
         head, offset = _head(file)
         data = json.loads(head.decode("utf-8"))
-    except OSError as error:
-        raise TapeError(str(file), f"can't be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
         raise TapeError(str(file), f"is not JSON: {error}") from error
     if offset is not None:
@@ -237,9 +273,13 @@ def _read_json(file: Path) -> tuple[Any, Iterable[Cut] | None]:
 
 def _head(file: Path) -> tuple[bytes, int | None]:
     """The JSON up to its cuts, closed, and where these begin; or all of it, where they don't stand last, one a line."""
-    with open(file, "rb") as lines:
+    with opened(file) as lines:
         head: list[bytes] = []
-        for line in lines:
+        size = 0
+        while line := lines.readline(_LONGEST):
+            size += len(line)
+            if size >= _LONGEST:
+                raise TapeError(str(file), f"is longer than {_LONGEST:,} bytes without its cuts")
             if line.rstrip() == _CUTS_LINE and head and head[-1].rstrip().endswith(b"},"):
                 offset = lines.tell()
                 lines.seek(max(offset, lines.seek(0, os.SEEK_END) - 16))
@@ -258,17 +298,20 @@ class _CutsInFile:
     offset: int
 
     def __iter__(self) -> Iterator[Cut]:
-        with open(self.file, "rb") as lines:
+        with opened(self.file) as lines:
             lines.seek(self.offset)
-            for index, line in enumerate(lines):
+            for index in itertools.count():
+                line = lines.readline(_BLOCK)
+                if not line:
+                    break
                 text = line.strip()
                 if text == b"]":
-                    if lines.read().strip() != b"}":
+                    if lines.read(_BLOCK).strip() != b"}":
                         raise TapeError(str(self.file), "is not JSON: something stands after the cuts")
                     return
                 try:
                     value = json.loads(text.removesuffix(b","))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise TapeError(str(self.file), "is not [seconds, bytes]", field=f"cuts[{index}]") from error
                 yield _cut(self.file, index, value)
         raise TapeError(str(self.file), "is not JSON: it ends inside the cuts")
@@ -277,15 +320,19 @@ class _CutsInFile:
 def _cut(file: Path, index: int, value: Any) -> Cut:
     match value:
         case [int() | float() as at, int() as size] if not isinstance(at, bool) and not isinstance(size, bool):
-            return Cut(float(at), size)
+            # Not finite, or too large for a float, for a file or for a clock.
+            if abs(at) <= LATEST and abs(size) < 2**63:
+                return Cut(float(at), size)
+            problem = "the time" if abs(size) < 2**63 else "the size"
+            raise TapeError(str(file), f"{problem} is none that could be", field=f"cuts[{index}]")
         case _:
-            raise TapeError(str(file), f"is not [seconds, bytes] but {value!r}", field=f"cuts[{index}]")
+            raise TapeError(str(file), f"is not [seconds, bytes] but {shown(value)}", field=f"cuts[{index}]")
 
 
 def _origin(section: Fields) -> Origin:
     kind = section.need("kind", str)
     if kind not in ("recorded", "composed"):
-        raise section.fault("kind", f"neither 'recorded' nor 'composed' but {kind!r}")
+        raise section.fault("kind", f"neither 'recorded' nor 'composed' but {shown(kind)}")
     server, source, date, note = (section.need(name, str, "") for name in ("server", "source", "date", "note"))
     return Origin("recorded" if kind == "recorded" else "composed", server, source, date, note)
 
@@ -293,13 +340,16 @@ def _origin(section: Fields) -> Origin:
 def _request(section: Fields) -> RecordedRequest:
     method, path = section.need("method", str), section.need("path", str)
     if not path.startswith("/"):
-        raise section.fault("path", f"does not start with '/' but is {path!r}")
+        raise section.fault("path", f"does not start with '/' but is {shown(path)}")
     encoded = section.need("body_base64", str, "")
     if not encoded:
-        return RecordedRequest(method, path, section.anything("body"))
+        body = section.anything("body")
+        if deeper(body, DEEPEST):
+            raise section.fault("body", f"is nested deeper than {DEEPEST}")
+        return RecordedRequest(method, path, body)
     try:
         return RecordedRequest(method, path, base64.b64decode(encoded, validate=True))
-    except binascii.Error as error:
+    except ValueError as error:
         raise section.fault("body_base64", f"is not base64: {error}") from error
 
 
@@ -308,14 +358,17 @@ def _response(section: Fields) -> RecordedResponse:
     for index, line in enumerate(section.need("headers", list)):
         name, colon, value = line.partition(":") if isinstance(line, str) else ("", "", "")
         if not colon:
-            raise section.fault(f"headers[{index}]", f"is not 'Name: value' but {line!r}")
+            raise section.fault(f"headers[{index}]", f"is not 'Name: value' but {shown(line)}")
         if not _HEADER.fullmatch(line):
-            raise section.fault(f"headers[{index}]", f"has a character that HTTP can't carry: {line!r}")
+            raise section.fault(f"headers[{index}]", f"has a character that HTTP can't carry: {shown(line)}")
         headers.append((name, value.removeprefix(" ")))
     status = section.need("status", int)
     if not 200 <= status <= 599:
-        raise section.fault("status", f"{status} is no status of an answer")
-    return RecordedResponse(status, tuple(headers), section.need("seconds", float, 0.0))
+        raise section.fault("status", f"{shown(status)} is no status of an answer")
+    seconds = section.need("seconds", float, 0.0)
+    if not 0 <= seconds <= LATEST:
+        raise section.fault("seconds", f"{seconds} is no time that could be")
+    return RecordedResponse(status, tuple(headers), seconds)
 
 
 def _content(file: Path, section: Fields, cuts: Iterable[Cut] | None, seconds: float) -> tuple[OnDisk, End]:
@@ -323,12 +376,12 @@ def _content(file: Path, section: Fields, cuts: Iterable[Cut] | None, seconds: f
     size, checksum = _measure(body)
     said = section.need("bytes", int, size)
     if said != size:
-        raise section.fault("bytes", f"{said}, but {body.name} has {size}: it was changed after it was recorded")
+        raise section.fault("bytes", f"{shown(said)}, but {body.name} has {size}: it was changed after it was recorded")
     if section.need("sha256", str, checksum) != checksum:
         raise section.fault("sha256", f"does not fit {body.name}: it was changed after it was recorded")
     end = section.need("end", str, str(End.CLEAN))
     if end not in {str(known) for known in End}:
-        raise section.fault("end", f"{end!r} is none of {', '.join(End)}")
+        raise section.fault("end", f"{shown(end)} is none of {', '.join(End)}")
     if cuts is None:
         cuts = (Cut(seconds, size),) if size else ()
     problem = next(cut_problems(cuts, size), None)
@@ -337,18 +390,9 @@ def _content(file: Path, section: Fields, cuts: Iterable[Cut] | None, seconds: f
     return OnDisk(body, size, checksum, cuts), End(end)
 
 
-def body_file(file: Path) -> Path:
-    """The body beside the JSON file of an exchange. Raises `TapeError` where there is none, or two."""
-    found = [body for suffix in (STREAM_SUFFIX, BODY_SUFFIX) if (body := file.with_suffix(suffix)).exists()]
-    if len(found) != 1:
-        problem = "both are there" if found else "neither is there"
-        raise TapeError(str(file), f"its body is {file.stem}{STREAM_SUFFIX} or {file.stem}{BODY_SUFFIX}, and {problem}")
-    return found[0]
-
-
 def _measure(body: Path) -> tuple[int, str]:
     checksum, size = hashlib.sha256(), 0
-    with open(body, "rb") as file:
+    with opened(body) as file:
         while block := file.read(_BLOCK):
             checksum.update(block)
             size += len(block)

@@ -7,15 +7,14 @@ server is closed, as the client would have closed it.
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpx
 
 from ..errors import TapeError
-from ..loopback import HOP_BY_HOP, KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder
+from ..loopback import HOP_BY_HOP, KEEP_ALIVE, ClientGone, Incoming, LoopbackServer, Responder, error_object
 from .exchange import End
 from .recorder import Recorder, Recording
 from .server import Served
@@ -29,7 +28,8 @@ class RecordingProxy(LoopbackServer):
     """Passes requests on to `upstream` and records the exchanges with `recorder` (`Tape.recorder()` makes one).
 
     Use it as a context manager; `url` is the address for clients. `report` is called after each request, in that
-    connection's thread, with the status 502 where the server can't be reached. Raises OSError where the address is
+    connection's thread, with the status 502 where the server can't be reached. `allow_hosts` are names that clients may
+    know this server by, beside loopback's. Raises OSError where the address is
     taken, ValueError where `upstream` is no http address.
     """
 
@@ -42,6 +42,7 @@ class RecordingProxy(LoopbackServer):
         port: int = 0,
         report: Callable[[Served], None] | None = None,
         keep_alive: float = KEEP_ALIVE,
+        allow_hosts: Iterable[str] = (),
     ) -> None:
         self._upstream = httpx.URL(upstream.rstrip("/"))
         if self._upstream.scheme not in ("http", "https") or not self._upstream.host:
@@ -49,7 +50,7 @@ class RecordingProxy(LoopbackServer):
         self._verify = verify_for(self._upstream)
         self._recorder = recorder
         self._report = report
-        super().__init__(host=host, port=port, keep_alive=keep_alive)
+        super().__init__(host=host, port=port, keep_alive=keep_alive, allow_hosts=allow_hosts)
 
     def _answer(self, request: Incoming, responder: Responder) -> None:
         recording = self._recorder.begin(request.method, request.path, request.headers, request.body)
@@ -81,8 +82,9 @@ class RecordingProxy(LoopbackServer):
                 self._report(Served(request.method, request.path, status, name, responder.sent, left))
 
     def _pass_on(self, response: httpx.Response, responder: Responder, recording: Recording) -> None:
-        length = response.headers.get("content-length")
-        responder.start(response.status_code, headers_of(response), length=int(length) if length else None)
+        length = response.headers.get("content-length", "")
+        known = int(length) if length.isdecimal() and len(length) < 20 else None
+        responder.start(response.status_code, headers_of(response), length=known)
         for data in response.iter_raw():
             came = recording.elapsed()
             responder.send(data)
@@ -94,10 +96,11 @@ class RecordingProxy(LoopbackServer):
         dropped = HOP_BY_HOP | {"host", "accept-encoding"}
         headers = [(name, value) for name, value in request.headers if name.lower() not in dropped]
         headers.append(("Accept-Encoding", "identity"))  # a compressed body could not be read, edited or scrubbed
-        base = str(self._upstream)
+        # Not a joined text, of which the host could become another one.
+        base = self._upstream.raw_path.rstrip(b"/")
         return httpx.Request(
             request.method,
-            base + request.path,
+            self._upstream.copy_with(raw_path=base + request.path.encode("ascii")),
             headers=headers,
             content=request.body or None,
             extensions={"timeout": {"connect": _CONNECT}},
@@ -142,7 +145,9 @@ class _Upstream:
 
 
 def _refuse(responder: Responder, message: str) -> None:
-    error = {"error": {"message": message, "type": "upstream_unreachable", "code": "bad_gateway"}}
-    body = json.dumps(error).encode()
+    if responder.started:
+        responder.break_off()
+        return
+    body = error_object(message, kind="upstream_unreachable", code="bad_gateway")
     responder.start(502, [("Content-Type", "application/json; charset=utf-8")], length=len(body))
     responder.send(body)

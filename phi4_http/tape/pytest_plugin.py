@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -124,7 +124,18 @@ def _marked(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     unknown = marker.kwargs.keys() - _OPTIONS
     if unknown:
         raise pytest.UsageError(f"{request.node.nodeid}: phi4_tape has no option {', '.join(sorted(unknown))}")
-    return marker.args[0], dict(marker.kwargs)
+    name = marker.args[0]
+    if not _stays_in_its_folder(name):
+        raise pytest.UsageError(f"{request.node.nodeid}: {name!r} can't be the name of a tape (`folder` says where)")
+    return name, dict(marker.kwargs)
+
+
+def _stays_in_its_folder(name: object) -> bool:
+    """Whether a name is a relative path that goes down only, on any system."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    path = PureWindowsPath(name)  # which takes both kinds of slash
+    return bool(path.parts) and not path.anchor and ".." not in path.parts
 
 
 def _open(config: pytest.Config, tape: Tape, options: dict[str, Any]) -> TapeTransport:

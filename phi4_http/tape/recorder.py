@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import re
 import threading
 import time
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from ..errors import TapeError
 from .exchange import End, Origin, RecordedRequest, RecordedResponse
-from .format import ExchangeWriter, exchange_files, remove_exchange
+from .files import exchange_files, files_of, remove_empty, try_folder
+from .format import ExchangeWriter, remove_exchange
 from .scrub import Scrubber
 
 Headers = Iterable[tuple[str, str]]
@@ -27,8 +29,12 @@ _DONE = b"data: [DONE]"
 class Recorder:
     """Records exchanges into a folder, numbered in the order in which they began.
 
-    With `anew`, what was on the tape goes when the first new exchange is whole. `server` is the name and version to
-    note in each exchange; without it, the `Server` header is noted. `clock` gives seconds.
+    With `anew`, what was on the tape goes when the first new exchange is whole. Several may record onto one tape, in
+    threads and processes: none takes a name that another has taken. Raises `TapeError`, before anything is recorded,
+    where nothing can be written into the folder; one that was made for nothing is removed again.
+
+    `server` is the name and version to note in each exchange; without it, the `Server` header is noted. `clock` gives
+    seconds.
     """
 
     def __init__(
@@ -47,9 +53,20 @@ class Recorder:
         self.kept: int = 0
         """How many exchanges this recorder has put on the tape."""
         self._lock = threading.Lock()
-        old = [file.stem for file in exchange_files(folder)] if folder.is_dir() else []
-        self._old = old if anew else []
+        try_folder(folder)
+        self._made: list[Path] = []
+        old = self._there()
+        self._old = {name: _identity(folder, name) for name in old} if anew else {}
         self._number = 0 if anew else max((_number(name) for name in old), default=0)
+
+    def _there(self) -> list[str]:
+        """The names on the tape; none where there is no folder, which another recorder may just have taken away."""
+        try:
+            return [file.stem for file in exchange_files(self.folder)]
+        except TapeError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []
+            raise
 
     def begin(self, method: str, path: str, headers: Headers, body: bytes) -> Recording:
         """A request goes out now."""
@@ -63,9 +80,21 @@ class Recorder:
         slug = re.sub(r"[^a-z0-9]+", "-", f"{request.method} {request.path.partition('?')[0]}".lower()).strip("-")
         while True:
             self._number += 1
-            # FileExistsError: another process is writing an exchange of that name.
+            name = f"{self._number:04d}-{slug[:48].rstrip('-')}"
+            # FileExistsError: another recorder has an exchange of that name, or writes one.
             with contextlib.suppress(FileExistsError):
-                return ExchangeWriter(self.folder, f"{self._number:04d}-{slug[:48].rstrip('-')}")
+                writer = ExchangeWriter(self.folder, name, replaces=functools.partial(self._is_old, name))
+                self._made = self._made or writer.made
+                return writer
+
+    def _is_old(self, name: str) -> bool:
+        """Whether there is still the exchange of this name that is to go."""
+        return name in self._old and self._old[name] == _identity(self.folder, name)
+
+    def _discard(self, writer: ExchangeWriter) -> None:
+        with self._lock:
+            writer.discard()
+            remove_empty(self._made)
 
     def _count(self) -> None:
         with self._lock:
@@ -73,9 +102,10 @@ class Recorder:
 
     def _start_anew(self) -> None:
         with self._lock:
-            old, self._old = self._old, []
-            for name in old:
-                remove_exchange(self.folder, name)
+            for name in self._old:
+                if self._is_old(name):
+                    remove_exchange(self.folder, name)
+            self._old.clear()
 
 
 class Recording:
@@ -141,9 +171,18 @@ class Recording:
         """Nothing of this goes on the tape. Harmless after the end."""
         if self._open:
             self._open = False
-            self._writer.discard()
+            self._recorder._discard(self._writer)
 
 
 def _number(name: str) -> int:
     digits = re.match(r"\d+", name)
     return int(digits.group()) if digits else 0
+
+
+def _identity(folder: Path, name: str) -> tuple[int, int] | None:
+    """What tells an exchange from another one of its name, whoever wrote that since."""
+    try:
+        found = files_of(folder, name)[0].lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

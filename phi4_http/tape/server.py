@@ -44,6 +44,7 @@ class ReplayServer(LoopbackServer):
     `playback` says how fast and in which pieces, `match` which exchange answers which request; `scrub` are the
     patterns that the tape was recorded with, since what they match is not on it. `report` is called after each
     request, in that connection's thread. `keep_alive` is how many seconds an idle connection stays open.
+    `allow_hosts` are names that clients may know this server by, beside loopback's.
     Raises OSError where the address is taken.
     """
 
@@ -58,8 +59,9 @@ class ReplayServer(LoopbackServer):
         scrub: Iterable[str] = (),
         report: Callable[[Served], None] | None = None,
         keep_alive: float = KEEP_ALIVE,
+        allow_hosts: Iterable[str] = (),
     ) -> None:
-        super().__init__(host=host, port=port, keep_alive=keep_alive)
+        super().__init__(host=host, port=port, keep_alive=keep_alive, allow_hosts=allow_hosts)
         self._selection = Selection(exchanges, match or Match(), scrubber=Scrubber(scrub))
         self._playback = playback
         self._report = report
@@ -126,7 +128,7 @@ def _length(exchange: Exchange, end: End) -> int | None:
     size = exchange.content.size
     if end is End.CLEAN:
         return size
-    announced = int(recorded) if recorded.isdecimal() else 0
+    announced = int(recorded) if recorded.isdecimal() and len(recorded) < 20 else 0
     return max(announced, size + 1)
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ..errors import TapeError
+from .files import check_name
 
 TAPES = ("phi4", "llama_cpp")
 """The tapes that come along."""
@@ -33,8 +34,12 @@ def tape_folder(name: str | os.PathLike[str]) -> Path:
 
 
 def exchange_file(name: str | os.PathLike[str]) -> Path:
-    """The JSON file of an exchange: of this path, with or without `.json`, or one of this name on a shipped tape."""
+    """The JSON file of an exchange: of this path, with or without `.json`, or one of this name on a shipped tape.
+
+    Raises `TapeError` for a name that can't be that of an exchange.
+    """
     path = Path(name)
+    check_name(path.parent, path.name)
     path = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
     if path.exists():
         return path

@@ -11,10 +11,11 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from .exchange import Exchange, Piece
+from .readable import SPOKEN
 
 _BARS = "▁▂▃▄▅▆▇█"
 _EXCERPT = 60
-_TEXT = re.compile(r'"(?:content|reasoning_content|reasoning|text|arguments)": *"((?:[^"\\]|\\.)*)"')
+_TEXT = re.compile(rf'"(?:{"|".join(SPOKEN)})": *"((?:[^"\\]|\\.)*)"')
 """The text in a delta: what a reader of a time line wants to see of it."""
 _COLUMNS = ("NAME", "REQUEST", "STATUS", "BYTES", "PIECES", "SECONDS", "END", "FROM")
 NUMBERS = frozenset({"STATUS", "BYTES", "PIECES", "SECONDS"})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import TapeError
 from .exchange import Exchange
-from .format import exchange_files, load_tape
+from .files import exchange_files
+from .format import load_tape, recorded
 from .matching import Match, Selection
 from .mode import MODES, Mode, plays, records
 from .playback import AT_ONCE, Playback
@@ -27,7 +27,7 @@ class Tape:
         client = httpx.Client(transport=Tape("tapes/hello").replay())
         client = httpx.Client(transport=Tape("tapes/hello").record())
 
-    Raises ValueError for a `scrub` that is no regular expression.
+    Raises InvalidRequest for a `scrub` that is no regular expression.
     """
 
     def __init__(
@@ -63,13 +63,11 @@ class Tape:
 
         Without waiting, unless a `speed` is given: 1.0 is as recorded, 10 ten times as fast. `recut` cuts bodies anew
         into pieces of so many bytes, with `seed` into pieces of at most so many at random; `fail_after` breaks the
-        connection after so many bytes of body. Raises `TapeError` where there is no tape, ValueError for an option
-        that makes no sense.
+        connection after so many bytes of body. Raises `TapeError` where there is no tape or nothing on it, ValueError
+        for an option that makes no sense.
         """
         playback = Playback(speed=speed, recut=recut, seed=seed, fail_after=fail_after)
-        if not self.folder.is_dir():
-            raise TapeError(str(self.folder), "there is no tape; record it first")
-        return self._transport(playback)
+        return self._transport(playback, played=recorded(self.folder))
 
     def record(
         self, inner: InnerTransport | None = None, *, mode: Mode = "once", recorder: Recorder | None = None
@@ -77,8 +75,8 @@ class Tape:
         """A transport that records what passes through `inner`, by default a real connection.
 
         `mode` says what is recorded and what is played. A blocking client needs a blocking `inner`, an async one an
-        async one. With a `recorder`, that one goes on recording. Raises `TapeError` for a tape that can't be read,
-        ValueError for an unknown mode.
+        async one. With a `recorder`, that one goes on recording. Raises `TapeError` for a tape that can't be read
+        or a folder that can't be written, ValueError for an unknown mode.
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
@@ -86,10 +84,11 @@ class Tape:
         if not records(mode, empty=empty):
             return self.replay()
         recorder = recorder or self.recorder(anew=mode == "all")
-        return self._transport(AT_ONCE, recorder=recorder, inner=inner, play=plays(mode, empty=empty))
+        played = self.exchanges if plays(mode, empty=empty) else None
+        return self._transport(AT_ONCE, played=played, recorder=recorder, inner=inner)
 
     def recorder(self, *, anew: bool = False) -> Recorder:
-        """What writes this tape; `anew` replaces what is on it."""
+        """What writes this tape; `anew` replaces what is on it. Raises `TapeError` where nothing can be written."""
         return Recorder(self.folder, scrubber=self.scrubber, server=self.server, anew=anew)
 
     def _transport(
@@ -97,10 +96,10 @@ class Tape:
         playback: Playback,
         *,
         recorder: Recorder | None = None,
+        played: Sequence[Exchange] | None,
         inner: InnerTransport | None = None,
-        play: bool = True,
     ) -> TapeTransport:
         selection = None
-        if play:
-            selection = Selection(self.exchanges, self.match, scrubber=self.scrubber, tape=str(self.folder))
+        if played is not None:
+            selection = Selection(played, self.match, scrubber=self.scrubber, tape=str(self.folder))
         return TapeTransport(selection=selection, playback=playback, recorder=recorder, inner=inner)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support import CHAT, EXCHANGES, GUARD, child_environment, command, run_child
+from support import CHAT, EXCHANGES, GUARD, RawServer, child_environment, command, run_child
 
 from phi4_http.tape.format import load_tape
+from phi4_http.tape.server import ReplayServer
 from phi4_http.tape.shipped import shipped
 
 PROMPT = "Is 391 a prime number?"
@@ -159,3 +160,60 @@ def test_replay_finds_what_serve_finds() -> None:
     assert ran.code == 0
     assert "microsoft/phi-4-reasoning-plus" in ran.out
     assert run_child("models", "--replay", "phi5").code == 14
+
+
+@pytest.mark.parametrize("place", ["q.txt", "q.txt/x", "/proc/x", "/dev/null/x"])
+def test_a_tape_that_can_be_none_is_told_before_anything_is_sent(tmp_path: Path, place: str) -> None:
+    """A file in its place, or one that can hold no folder: by name, with nothing asked and nothing left."""
+    (tmp_path / "q.txt").write_text("hi")
+    asked: list[bytes] = []
+    with RawServer(lambda connection, request: asked.append(request)) as server:
+        for arguments in (("--", "ask", "hi", "--url", server.url), ("--listen", "0", "--upstream", server.url)):
+            ran = run_child("record", str(tmp_path / place), *arguments)
+            assert ran.code in (2, 14)
+            assert place.rpartition("/")[2] in ran.err
+            assert ran.err.count("\n") == 1
+    assert asked == []
+    assert [file.name for file in tmp_path.iterdir()] == ["q.txt"]
+
+
+def test_a_server_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
+    """Nothing was recorded, so nothing is there."""
+    with ReplayServer([]) as server:
+        url = server.url
+    assert run_child("record", str(tmp_path / "t"), "--", "ask", "hi", "--model", "m", "--url", url).code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["serve {}", "tape show {}", "models --replay {}"])
+def test_an_empty_tape_is_refused(tmp_path: Path, command: str) -> None:
+    """A folder with no exchange in it says so."""
+    ran = run_child(*command.format(tmp_path).split())
+    assert ran.code == 14
+    assert "no exchange on this tape" in ran.err
+
+
+def test_a_client_knows_a_tape_that_is_served(server: str) -> None:
+    """A request that its tape lacks is a mismatch with the code of one, and says how it is recorded."""
+    with running("serve", "phi4", "--speed", "0") as url:
+        ran = run_child("ask", "not on it", "--model", "m", "--url", url)
+    assert ran.code == 14
+    assert "is not on the tape" in ran.err
+    assert "--mode new" in ran.err
+    assert "--phi4-record=new" in ran.err
+
+
+def test_a_taken_port_is_named(server: str) -> None:
+    """By both that listen."""
+    port = server.rpartition(":")[2]
+    for arguments in (("serve", "phi4", "--port", port), ("record", "t", "--listen", port, "--upstream", server)):
+        ran = run_child(*arguments)
+        assert ran.code == 2
+        assert f"127.0.0.1:{port}" in ran.err
+
+
+def test_another_name_has_to_be_allowed() -> None:
+    """For a web page that makes its own name lead here, nothing is served."""
+    with running("serve", "phi4", "--speed", "0", "--loop", "--allow-host", "box.lan") as url, httpx.Client() as client:
+        for host, code in (("localhost", 200), ("box.lan:99", 200), ("evil.example", 403)):
+            assert client.get(url + "/api/v0/models", headers={"Host": host}).status_code == code

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from phi4_http import tape
 from phi4_http.errors import TapeError
 from phi4_http.tape.exchange import Cut, End, Exchange, InMemory, OnDisk, RecordedRequest
-from phi4_http.tape.format import ExchangeWriter, exchange_files, load_exchange, load_tape, write_exchange
+from phi4_http.tape.files import exchange_files
+from phi4_http.tape.format import ExchangeWriter, load_exchange, load_tape, write_exchange
 
 from .support import ORIGIN, edit, exchange, exchanges, facts, stream
 

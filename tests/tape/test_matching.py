@@ -112,6 +112,7 @@ def test_a_mismatch_says_what_differs_from_the_nearest() -> None:
         "Nearest is 'near' (- recorded, + this request):",
         '-  "seed": 5',
         '+  "seed": 7',
+        "`phi4_http record tapes/hello --mode new -- …` adds it; in pytest, --phi4-record=new does.",
     ]
     assert "partial" not in error.facts
 

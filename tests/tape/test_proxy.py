@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from sockets import InTurns, needs_curl, until
+from sockets import InTurns, head, needs_curl, raw, until
 
+from phi4_http.loopback import Incoming, LoopbackServer, Responder
 from phi4_http.tape.exchange import End
 from phi4_http.tape.format import load_tape
 from phi4_http.tape.matching import Match
@@ -170,7 +171,7 @@ def test_leaving_closes_the_connection_to_the_server(tmp_path: Path, before_the_
         RecordingProxy(Tape(tmp_path).recorder(), server.url, report=passed.append) as proxy,
     ):
         with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
-            connection.sendall(b"POST %b HTTP/1.1\r\nHost: x\r\n\r\n" % CHAT.encode())
+            connection.sendall(b"POST %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % CHAT.encode())
             if before_the_head:
                 time.sleep(0.2)
             else:
@@ -210,11 +211,11 @@ def test_a_server_that_is_not_there_is_a_502(tmp_path: Path) -> None:
     with ReplayServer([]) as server:
         url = server.url
     passed: list[Served] = []
-    with RecordingProxy(Tape(tmp_path).recorder(), url, report=passed.append) as proxy:
+    with RecordingProxy(Tape(tmp_path / "t").recorder(), url, report=passed.append) as proxy:
         response = httpx.post(proxy.url + CHAT, json={}, trust_env=False)
     assert response.status_code == 502
     assert f"no answer from {url}" in response.json()["error"]["message"]
-    assert load_tape(tmp_path) == ()
+    assert list(tmp_path.iterdir()) == []
     assert [(one.status, one.name) for one in passed] == [(502, None)]
 
 
@@ -265,3 +266,37 @@ def test_many_clients_record_at_once(tmp_path: Path) -> None:
     tape = load_tape(tmp_path)
     assert sorted(one.request.body["n"] for one in tape) == list(range(30))
     assert {one.body for one in tape} == {made[0].body}
+
+
+@pytest.mark.parametrize("target", ["@127.0.0.1:{}/x", "//127.0.0.1:{}/x", "http://127.0.0.1:{}/x", ":{}/x", ".a:{}/"])
+def test_a_request_goes_to_no_other_server(tmp_path: Path, target: str) -> None:
+    """A target that could name one is a 400, and the token stays here."""
+    told: list[tuple[str, ...]] = []
+
+    class Thief(LoopbackServer):
+        def _answer(self, request: Incoming, responder: Responder) -> None:
+            told.append(tuple(value for _, value in request.headers))
+            responder.start(200, [], length=0)
+
+    with (
+        Thief(allow_hosts=["*"]) as thief,
+        Thief(allow_hosts=["*"]) as server,
+        RecordingProxy(Tape(tmp_path / "t").recorder(), server.url) as proxy,
+    ):
+        request = head(f"Authorization: Bearer {SECRET}", path=target.format(thief.port), method="GET")
+        received = raw(proxy, request)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_target"
+    assert told == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/x?u=http://a/b", "/x//y", "/@evil/x", "/:80/x", "/x%2F..%2Fy"])
+def test_a_path_with_odd_letters_goes_to_the_server_as_it_is(tmp_path: Path, path: str) -> None:
+    """Its own server is the only one that it can mean."""
+    made = exchange(path=path, method="GET")
+    with (
+        ReplayServer([made], playback=AT_ONCE) as server,
+        RecordingProxy(Tape(tmp_path).recorder(), server.url) as proxy,
+    ):
+        assert raw(proxy, head("Connection: close", path=path, method="GET")).startswith(b"HTTP/1.1 200 ")

@@ -36,7 +36,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 FOLDER = Path(tape.__file__).parent
 ORDER = re.findall(r"^    (\w+)(?:   *\S.*)?$", (tape.__doc__ or "").partition("no httpx.")[2], re.MULTILINE)
-PURE = {"exchange", "playback", "scrub", "matching", "show", "mode"}
+PURE = {"exchange", "playback", "readable", "scrub", "matching", "show", "mode"}
 
 
 def imports(module: str) -> list[ast.ImportFrom | ast.Import]:

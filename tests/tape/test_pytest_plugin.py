@@ -242,3 +242,23 @@ def test_loading_the_plugin_imports_no_http() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "", ".", "..", "C:x", "..\\x", "a\0b"])
+def test_a_tape_stays_in_its_folder(project: pytest.Pytester, name: str) -> None:
+    """A name that leads out of it, or to nothing, is refused, and nothing is written."""
+    project.makepyfile(
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.phi4_tape({name!r})
+        def test_it(phi4_transport):
+            raise AssertionError
+        """
+    )
+    before = sorted(project.path.parent.rglob("*.part"))
+    result = run(project, "--phi4-record=once")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*can't be the name of a tape*"])
+    assert sorted(project.path.parent.rglob("*.part")) == before
+    assert not (project.path / "tapes").exists()

@@ -17,7 +17,7 @@ from examples import FEW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi4_http.errors import TapeError, TapeMismatch
+from phi4_http.errors import InvalidRequest, TapeError, TapeMismatch
 from phi4_http.tape.exchange import End, Exchange
 from phi4_http.tape.format import load_tape, write_exchange
 from phi4_http.tape.matching import Match
@@ -235,9 +235,9 @@ def test_async_streams_take_turns(tmp_path: Path) -> None:
 
 def test_a_tape_that_is_not_there_says_so(tmp_path: Path) -> None:
     """Playing a tape that was never recorded is an error, not an empty tape."""
-    with pytest.raises(TapeError, match="record it first"):
+    with pytest.raises(TapeError, match="no tape there"):
         Tape(tmp_path / "nothing").replay()
-    with pytest.raises(TapeError, match="record it first"):
+    with pytest.raises(TapeError, match="no tape there"):
         Tape(tmp_path / "nothing").record(mode="none")
     with pytest.raises(ValueError, match="mode must be one of none, once, new, all"):
         Tape(tmp_path).record(mode="sometimes")  # type: ignore[arg-type]  # that is the point
@@ -310,7 +310,7 @@ def test_a_refused_connection_is_not_recorded(get: Face, tmp_path: Path) -> None
         url = server.url
     with pytest.raises(httpx.ConnectError):
         get(Tape(tmp_path / "t").record(), url, trust_env=False)
-    assert list((tmp_path / "t").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @both_faces
@@ -319,7 +319,7 @@ def test_an_encoded_body_is_refused(get: Face, tmp_path: Path) -> None:
     made = exchange(headers=(*EVENT_STREAM, ("Content-Encoding", "gzip")))
     with ReplayServer([made], playback=AT_ONCE) as server, pytest.raises(TapeError, match=r"encoded \(gzip\)"):
         get(Tape(tmp_path / "t").record(), server.url, trust_env=False)
-    assert load_tape(tmp_path / "t") == ()
+    assert not (tmp_path / "t").exists()
 
 
 def test_recording_asks_for_plain_bodies_and_changes_no_request(tmp_path: Path) -> None:
@@ -571,3 +571,13 @@ def test_streams_are_really_streamed(tmp_path: Path) -> None:
         for data in response.iter_raw():
             order.append(f"got {data.decode()}")
     assert order == ["sent a", "got a", "sent b", "got b"]
+
+
+def test_an_asynchronous_client_is_asyncios(tmp_path: Path) -> None:
+    """Under another event loop, such as trio's, that is said at once, playing and recording."""
+    for transport in (taped(tmp_path / "t", exchange()).replay(), Tape(tmp_path / "new").record()):
+        client = httpx.AsyncClient(transport=transport)
+        waiting = transport.handle_async_request(client.build_request("GET", "http://tape/"))
+        with pytest.raises(InvalidRequest, match="no event loop of asyncio runs here"):
+            waiting.send(None)
+    assert not (tmp_path / "new").exists()
