@@ -89,15 +89,13 @@ def at_every_position() -> Iterator[Fault]:
     for name, said, outcome, code in DIALECTS:
         event = f"data: {said}\n\n".encode()
         named = b"event: error\n" + event
+        # A prompt that was answered has fitted: what is too long then is the reply.
+        later = ("server_error", AB, 8) if outcome == "overflow" else (outcome, AB, code)
         yield Fault(f"error {name}: before text", stream(named), FIN, outcome, NONE, code)
-        yield Fault(f"error {name}: after text", stream(TEXT + event), FIN, outcome, AB, code)
-        yield Fault(f"error {name}: after the finish reason", stream(FINISHED + named), FIN, outcome, AB, code)
-        yield Fault(
-            f"error {name}: last, then a broken end", stream(TEXT + event[:-1], last=b""), FIN, outcome, AB, code
-        )
-        yield Fault(
-            f"error {name}: last, with no line end", stream(TEXT + event[:-2], last=b""), FIN, outcome, AB, code
-        )
+        yield Fault(f"error {name}: after text", stream(TEXT + event), FIN, *later)
+        yield Fault(f"error {name}: after the finish reason", stream(FINISHED + named), FIN, *later)
+        yield Fault(f"error {name}: last, then a broken end", stream(TEXT + event[:-1], last=b""), FIN, *later)
+        yield Fault(f"error {name}: last, with no line end", stream(TEXT + event[:-2], last=b""), FIN, *later)
         yield Fault(
             f"error {name}: 400 in place of the head", answer("400 Bad", said.encode()), FIN, outcome, NONE, code
         )
