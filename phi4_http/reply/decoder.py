@@ -161,14 +161,14 @@ class ReplyDecoder:
 
     # The second part of a reply
 
-    def wants_answer(self) -> bool:
+    def _wants_answer(self) -> bool:
         """This part's stream is over: decide whether its thought is not, and the model is to go on to its answer.
         Asked again, it says the same, until the answer begins."""
         if self.error is not None or self._next is not None:
             return False
         return self._parts.decide(finished=self._said.finish_reason is not None, usage=self._said.usage)
 
-    def continued(self, prompt: str, prompt_tokens: int | None = None) -> str | None:
+    def _continued(self, prompt: str, prompt_tokens: int | None = None) -> str | None:
         """The prompt, what the model has written, and the end of its thought: its answer goes on from here. None where
         the context is too full for an answer, which is then not asked for."""
         usage = self._said.usage
@@ -191,7 +191,7 @@ class ReplyDecoder:
         """What of `max_tokens` the answer may take; None where there is no such limit."""
         return self._parts.left(self._said.usage)
 
-    def answer(self, at: float, *, template: str, prompt_tokens: int | None, requests: int) -> list[Event]:
+    def _answer(self, at: float, *, template: str, prompt_tokens: int | None, requests: int) -> list[Event]:
         """The answer was asked for, and is read now; with its first text, the thought is ended. The facts are those of
         the first part's prompt: see `Forced`."""
         said, half = self._said, self._flush_halves()
@@ -219,7 +219,7 @@ class ReplyDecoder:
             )
         return ended
 
-    def unanswered(self, error: Phi4Error | None = None) -> Phi4Error | None:
+    def _unanswered(self, error: Phi4Error | None = None) -> Phi4Error | None:
         """No answer came, for this reason or as the stream shows: what is to be raised for it. A thought in which the
         model had stopped by itself stands as it is, with a note, and nothing is to be raised."""
         if self._next is None and error is None:
@@ -235,7 +235,7 @@ class ReplyDecoder:
             return None
         return error
 
-    def check_parts(self) -> bool:
+    def _check_parts(self) -> bool:
         """Whether the prompt that was continued can't have been the server's own, by its count. Said in the notes."""
         unexpected = self._parts.unexpected(self._said.usage)
         if unexpected is None:
@@ -247,11 +247,11 @@ class ReplyDecoder:
         return True
 
     @property
-    def lacks_count(self) -> bool:
+    def _lacks_count(self) -> bool:
         """Whether all parts have ended well, and nobody has counted the prompt of the first."""
         return self._said.finish_reason is not None and self.error is None and self._parts.lacks_count
 
-    def note_count(self, tokens: int | None, requests: int) -> None:
+    def _note_count(self, tokens: int | None, requests: int) -> None:
         """The tokens of the first part's prompt, and the requests that counting them took."""
         self._parts.note_count(tokens, requests)
 

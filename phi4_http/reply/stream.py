@@ -448,34 +448,34 @@ class Replying:
     def _answers(self, request: Request, decoder: ReplyDecoder) -> Generator[Step | list[Event], Any, None]:
         """The model goes on to its answer, over the raw prompt; again, where it begins to think again. An error of that
         is no reason to lose a thought in which the model had stopped by itself."""
-        if not decoder.wants_answer():
+        if not decoder._wants_answer():
             return
         try:
             prompt = yield from self._question.raw_prompt(request)
             decoder.context_length = yield from self._question.context_length(request)
-            while decoder.wants_answer():
+            while decoder._wants_answer():
                 yield from self._answer(request, decoder, prompt)
-                if (fault := decoder.unanswered()) is not None:
+                if (fault := decoder._unanswered()) is not None:
                     raise fault
         except Phi4Error as error:
-            unanswered = decoder.unanswered(error)
+            unanswered = decoder._unanswered(error)
             if unanswered is not None:
                 raise unanswered from error.__cause__
-        if decoder.lacks_count:
+        if decoder._lacks_count:
             tokens, requests = yield from self._question.counted(request)
-            decoder.note_count(tokens, requests)
-        if decoder.check_parts():
+            decoder._note_count(tokens, requests)
+        if decoder._check_parts():
             self._question.doubted(request)
 
     def _answer(
         self, request: Request, decoder: ReplyDecoder, prompt: RawPrompt
     ) -> Generator[Step | list[Event], Any, None]:
         """One part over the raw prompt."""
-        text = decoder.continued(prompt.text, prompt.tokens)
+        text = decoder._continued(prompt.text, prompt.tokens)
         if text is None:
             return
         yield from self._open(self._question.continued(request, text, decoder.left), decoder)
-        yield decoder.answer(
+        yield decoder._answer(
             time.monotonic(), template=prompt.template, prompt_tokens=prompt.tokens, requests=prompt.requests
         )
         yield from self._part()

@@ -662,9 +662,9 @@ def decoded(
         said = {"reasoning_content": piece} if in_field else {"content": piece}
         events += decoder.feed(json.dumps({"choices": [{"index": 0, "delta": said}]}), "message", 1.0)
     events += decoder.feed(json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]}), "message", 2.0)
-    continued = decoder.continued("") if decoder.wants_answer() else None
+    continued = decoder._continued("") if decoder._wants_answer() else None
     if continued is not None:
-        events += decoder.answer(3.0, template="own turn", prompt_tokens=9, requests=0)
+        events += decoder._answer(3.0, template="own turn", prompt_tokens=9, requests=0)
         for piece in second:
             events += decoder.feed(json.dumps({"choices": [{"index": 0, "text": piece}]}), "message", 4.0)
         events += decoder.feed(json.dumps({"choices": [{"text": "", "finish_reason": "stop"}]}), "message", 5.0)
@@ -721,7 +721,7 @@ def test_a_thought_that_the_prompt_has_opened_is_not_opened_twice() -> None:
         for opener, delta_said in said:
             decoder = ReplyDecoder(started=0.0, opener=opener, rescue=Rescue(on_unclosed="answer"))
             decoder.feed(json.dumps({"choices": [{"delta": delta_said}]}), "message", 1.0)
-            assert decoder.continued(prompt) == f"{written}\n</think>\n\n"
+            assert decoder._continued(prompt) == f"{written}\n</think>\n\n"
 
 
 def test_the_events_of_a_rescue_are_told_apart_in_order(face: Face) -> None:

@@ -749,12 +749,12 @@ def test_a_thought_that_ends_on_a_half_is_continued_as_it_is_told() -> None:
     for said in ({"content": f"<think>a{HIGH}"}, {"reasoning_content": f"a{HIGH}"}):
         decoder = ReplyDecoder(started=0.0, rescue=Rescue(on_unclosed="answer"))
         decoder.feed(json.dumps({"choices": [{"delta": said, "finish_reason": "stop"}]}), "message", 0.0)
-        assert decoder.wants_answer()
-        assert decoder.wants_answer()
-        assert decoder.continued("P") == "P<think>a\ufffd\n</think>\n\n"
-        decoder.answer(0.0, template="own turn", prompt_tokens=None, requests=0)
+        assert decoder._wants_answer()
+        assert decoder._wants_answer()
+        assert decoder._continued("P") == "P<think>a\ufffd\n</think>\n\n"
+        decoder._answer(0.0, template="own turn", prompt_tokens=None, requests=0)
         decoder.feed(json.dumps({"choices": [{"text": "So"}]}), "message", 0.0)
-        assert not decoder.wants_answer()
+        assert not decoder._wants_answer()
         assert decoder.partial(0.0).thought == "a\ufffd\n"
 
 
