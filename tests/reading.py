@@ -89,5 +89,21 @@ def read_with_field(field: str, content: str, *, tags: Sequence[str] = PHI) -> R
     field, content = MARKER.sub("", field), MARKER.sub("", content)
     closers = "|".join(map(re.escape, tags[1:]))
     repeated = re.match(rf"\s*{re.escape(tags[0])}\s*{re.escape(field.strip())}\s*({closers})", content)
-    solution = content[repeated.end() if repeated else 0 :].lstrip()
-    return Reading(field, bool(solution), solution, told=(field, bool(solution)))
+    rest = content[repeated.end() if repeated else 0 :]
+    solution = rest.lstrip()
+    if not solution:
+        return Reading(field, False, "", told=(field, False))
+    # As after a closed thought, but that an opener is no opener: a letter stands before it.
+    lead = rest[: len(rest) - len(solution)] if not repeated else ""
+    closer = re.match(rf"({closers})", solution)
+    if closer:
+        said = read(f"{tags[0]}x{tags[1]}{solution}", tags=tags)
+        thought, told = (said.thought or "").removeprefix("x"), said.solution
+        moved = thought.removeprefix(tags[1]) if said.revisions else ""
+        first = said.told and (field + said.told[0].removeprefix("x"), said.told[1])
+        return Reading(field + lead + moved, True, told, said.revisions, told=first)
+    said = read(f"{tags[0]}x{tags[1]}\x01{solution}", tags=tags)
+    if not said.revisions:
+        return Reading(field, True, solution, told=(field, True))
+    moved = (said.thought or "").removeprefix(f"x{tags[1]}\x01")
+    return Reading(field + lead + moved, True, said.solution, said.revisions, told=(field, True))

@@ -84,6 +84,11 @@ class EchoFilter:
             self._met = 0
         return position + len(piece)
 
+    @property
+    def dropped(self) -> bool:
+        """Whether the block was whole."""
+        return not self._parts
+
     def flush(self) -> str:
         """The block is whole, and dropped; or it differs, or ends early, and is solution."""
         kept = "".join(self._kept) if self._parts else ""

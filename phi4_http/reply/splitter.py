@@ -4,15 +4,15 @@ One principle decides every case: *a closing tag that matches no opening tag in 
 says that all of it was thought.* It covers a reply whose opener was swallowed, a model that closes its thought
 several times (the last one counts), a nested block, and a format restated inside the thought.
 
-The splitter is always in one of six places. In a *gap* only white space and a tag right there mean anything; in *text*
+The splitter is always in one place. In a *gap* only white space and a tag right there mean anything; in *text*
 a tag is looked for, and everything else is passed on at once:
 
     START ──opener──> OPENED ──text──> THOUGHT ──closer──> CLOSED ──text──> SOLUTION ──closer too many──> CLOSED
       └──text──> PREAMBLE ──opener──> OPENED                 └──opener──> OPENED
                      └──closer──> CLOSED (all of it was thought)
 
-(START, OPENED and CLOSED are gaps.) A seventh, FIELD, is for servers that have split the reply already: there the
-text comes in two fields, and the content is not split again.
+(START, OPENED and CLOSED are gaps.) Two more are for servers that have split the reply already, where the text comes in
+two fields: FIELD, and the gap CONTENT before the solution, in which no opener means anything.
 
 Withheld is only what may still become a tag: the proper prefix of one, a whole one with a quote before it (its next
 character decides), and the white space at the start of a reply. Every character is looked at a bounded number of
@@ -21,7 +21,6 @@ times, so the work is linear in the text, whatever the chunks.
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable, Sequence
 from io import StringIO
@@ -29,26 +28,13 @@ from typing import Literal
 
 from ..events import Revised, Solution, TextEvent, Thinking, Thought
 from .filters import EchoFilter, MarkerFilter
+from .places import GAPS, TEXT_AFTER, At
 from .tags import PROFILES, Tags, chosen_tags
 
 __all__ = ["PROFILES", "ThinkSplitter"]
 
 _QUOTES = frozenset("`\"'")
 _BLANK = re.compile(r"\s*")
-
-
-class _At(enum.Enum):
-    START = enum.auto()
-    PREAMBLE = enum.auto()
-    OPENED = enum.auto()
-    THOUGHT = enum.auto()
-    CLOSED = enum.auto()
-    SOLUTION = enum.auto()
-    FIELD = enum.auto()
-
-
-_GAPS = frozenset({_At.START, _At.OPENED, _At.CLOSED})
-_TEXT_AFTER = {_At.START: _At.PREAMBLE, _At.OPENED: _At.THOUGHT, _At.CLOSED: _At.SOLUTION}
 
 
 class ThinkSplitter:
@@ -75,19 +61,21 @@ class ThinkSplitter:
         openers, closers, every = Tags([self._opener]), Tags(self._closers), Tags([self._opener, *self._closers])
         first_counts = closer == "first"
         self._live = {
-            _At.START: every,
-            _At.PREAMBLE: every,
-            _At.OPENED: every if opener == "assumed" else closers,
-            _At.THOUGHT: closers,
-            _At.CLOSED: openers if first_counts else every,
-            _At.SOLUTION: Tags([]) if first_counts else every,
+            At.START: every,
+            At.PREAMBLE: every,
+            At.OPENED: every if opener == "assumed" else closers,
+            At.THOUGHT: closers,
+            At.CLOSED: openers if first_counts else every,
+            At.CONTENT: Tags([]) if first_counts else closers,
+            At.SOLUTION: Tags([]) if first_counts else every,
         }
         self._closers_only = closers
         self._stirring = every.starts | {"_"}  # with none of these, text is just more of what it is
         self._running: tuple[Callable[[str], object], type[Thinking] | type[Solution]] | None = None
         self._field_runs = False  # whether more of a field's thought is just that
+        self._field_first = False  # whether no content came before the field
         self._assumed = opener == "assumed"
-        self._at = _At.OPENED if self._assumed else _At.START
+        self._at = At.OPENED if self._assumed else At.START
         self._held = ""  # the start of what may become a tag
         self._last = ""  # the character before it
         self._lead: list[str] = []  # white space at the start of the reply
@@ -137,7 +125,7 @@ class ThinkSplitter:
     @property
     def thinking(self) -> bool:
         """Whether the text that comes now is thought, as far as can be known."""
-        return self._at in (_At.OPENED, _At.THOUGHT) or (self._at is _At.FIELD and not self._closed)
+        return self._at in (At.OPENED, At.THOUGHT) or (self._at is At.FIELD and not self._closed)
 
     def feed(self, text: str) -> list[TextEvent]:
         """Take more text of the reply; return the events that it makes certain."""
@@ -168,16 +156,16 @@ class ThinkSplitter:
         the closing tag and the white space of `gap`. After a thought from a field, the rest is read as after any."""
         if not self.thinking:
             return []
-        if self._at is _At.FIELD:
+        if self._at is At.FIELD:
             events = self.feed_reasoning(last_words)
-            self._closed, self._at, self._echo, self._field_runs = True, _At.CLOSED, None, False
+            self._closed, self._at, self._echo, self._field_runs = True, At.CLOSED, None, False
             return events
         return self.feed(last_words + self.closing_tag + gap)
 
     @property
     def written(self) -> str:
         """What the model has written while its thought runs, the tag included, also where the server took that out."""
-        if self._at is _At.FIELD:
+        if self._at is At.FIELD:
             return self._opener + (self.thought or "")
         swallowed = self._assumed and not self.raw.lstrip().startswith(self._opener)
         return (self._opener if swallowed else "") + self.raw
@@ -186,10 +174,9 @@ class ThinkSplitter:
         """The reply has ended, well or badly: return what was withheld, and the Thought if it is not out yet."""
         self._end_field_text()
         self._take(self._unmark.flush(), final=True)
-        if self._echo is not None:
-            self._say(self._echo.flush())
+        self._end_echo()
         if self._lead:
-            self._at = _At.PREAMBLE
+            self._at = At.PREAMBLE
             self._say_lead()
         if self._thought is not None and not self._told:
             self._tell(self._thought.getvalue())
@@ -198,7 +185,7 @@ class ThinkSplitter:
     def _out(self) -> list[TextEvent]:
         self._running = self._text_runs()
         held = self._unmark.holds or self._unmark_field.holds or self._echo is not None
-        self._field_runs = self._at is _At.FIELD and not held
+        self._field_runs = self._at is At.FIELD and not held
         events, self._events = self._events, []
         return events
 
@@ -206,26 +193,27 @@ class ThinkSplitter:
         """Where text goes on to while nothing stirs: None where something may be about to."""
         if self._held or self._unmark.holds or self._unmark_field.holds:
             return None
-        if self._at is _At.THOUGHT and self._thought is not None:
+        if self._at is At.THOUGHT and self._thought is not None:
             return self._thought.write, Thinking
-        if self._at in (_At.PREAMBLE, _At.SOLUTION) or (self._at is _At.FIELD and self._closed):
+        if self._at in (At.PREAMBLE, At.SOLUTION) or (self._at is At.FIELD and self._closed):
             return self._solution.write, Solution
         return None
 
     # What happens to text
 
     def _take(self, text: str, final: bool = False) -> None:
-        if self._at is _At.FIELD:
-            if text:
-                self._take_content(text)
-            return
-        if self._thought is None and self._at is _At.OPENED and text:
+        if self._at is At.FIELD:
+            text = self._content_of(text)
+            if not text or not self._field_first or self._closed:
+                return self._say(text)
+            self._closed, self._last, self._at = True, "", At.CONTENT
+        if self._thought is None and self._at is At.OPENED and text:
             self._thought = StringIO()
         text = self._held + text
         self._held = ""
         position = 0
         while position < len(text):
-            step = self._step_gap if self._at in _GAPS else self._step_text
+            step = self._step_gap if self._at in GAPS else self._step_text
             moved = step(text, position, final)
             if moved is None:  # what is left may become a tag
                 break
@@ -237,9 +225,9 @@ class ThinkSplitter:
         """White space, a tag right here, or the start of running text."""
         end = _BLANK.match(text, position).end()  # type: ignore[union-attr]  # it always matches
         if end > position:
-            if self._at is _At.START:
+            if self._at is At.START:
                 self._lead.append(text[position:end])
-            elif self._at is _At.CLOSED:
+            elif self._at in (At.CLOSED, At.CONTENT):
                 self._gap.append(text[position:end])
             return end
         live = self._live[self._at]
@@ -250,9 +238,9 @@ class ThinkSplitter:
         if not final and live.partial(text, position) == position:
             self._held = text[position:]
             return None
-        if self._at is _At.OPENED:
-            self._live[_At.OPENED] = self._closers_only  # no opener is to be stripped any more
-        self._at = _TEXT_AFTER[self._at]
+        if self._at is At.OPENED:
+            self._live[At.OPENED] = self._closers_only  # no opener is to be stripped any more
+        self._at = TEXT_AFTER[self._at]
         self._say_lead()
         return position
 
@@ -297,33 +285,33 @@ class ThinkSplitter:
             self._meet_closer(tag)
 
     def _meet_opener(self, tag: str) -> None:
-        if self._at is _At.SOLUTION:
+        if self._at is At.SOLUTION:
             self._depth += 1
             self._say(tag)
             return
-        if self._at is _At.PREAMBLE:
+        if self._at is At.PREAMBLE:
             self._keep_preamble()
         self._lead.clear()
         self._gap.clear()
         self._thought = self._thought or StringIO()
         self._closed = False
-        self._live[_At.OPENED] = self._closers_only
-        self._at = _At.OPENED
+        self._live[At.OPENED] = self._closers_only
+        self._at = At.OPENED
 
     def _meet_closer(self, tag: str) -> None:
-        if self._at is _At.SOLUTION and self._depth:
+        if self._at is At.SOLUTION and self._depth:
             self._depth -= 1
             self._say(tag)
             return
-        self.swallowed = self.swallowed or self._at in (_At.START, _At.PREAMBLE)
-        if self._at in (_At.PREAMBLE, _At.SOLUTION):
+        self.swallowed = self.swallowed or self._at in (At.START, At.PREAMBLE)
+        if self._at in (At.PREAMBLE, At.SOLUTION):
             self._revise()
         self._lead.clear()
         if self._thought is None:
             self._thought = StringIO()
         self._gap.append(tag)
         self._closed = True
-        self._at = _At.CLOSED
+        self._at = At.CLOSED
 
     def _revise(self) -> None:
         """All that was called solution since the thought last closed was thought."""
@@ -341,7 +329,7 @@ class ThinkSplitter:
     def _say(self, text: str) -> None:
         if not text:
             return
-        if self._at is _At.THOUGHT:
+        if self._at is At.THOUGHT:
             self._think(text)
             return
         if self._thought is not None and not self._told:
@@ -381,24 +369,38 @@ class ThinkSplitter:
         self._field_text(self._unmark_field.flush())
 
     def _enter_field(self) -> None:
-        if self._at is not _At.FIELD:
+        if self._at is not At.FIELD:
+            self._field_first = self._at in (At.START, At.OPENED) and not self.raw.strip()
             self._take("", final=True)
-            if self._at is _At.PREAMBLE:
+            if self._at is At.PREAMBLE:
                 self._keep_preamble()
             self._lead.clear()
             self._gap.clear()
-            self._closed = self._at is _At.SOLUTION
-            self._at = _At.FIELD
-        elif self._echo is not None:
+            self._closed = self._at is At.SOLUTION
+            self._at = At.FIELD
+        else:
+            self._end_echo()
+
+    def _end_echo(self) -> None:
+        """No more content comes: what was kept of it repeats nothing."""
+        if self._echo is not None:
             self._say(self._echo.flush())
             self._echo = None
 
-    def _take_content(self, text: str) -> None:
-        if self._closed:
-            self._say(text)
-            return
+    def _content_of(self, text: str) -> str:
+        """What of the content is to be read on: without a block that repeats the field's text. A closing tag too many
+        in it revises it, as any: what a server's own budget leaves behind."""
+        if self._closed or not text:
+            return text
         if self._echo is None:
-            if text.isspace():
-                return
+            lead = _BLANK.match(text).group()  # type: ignore[union-attr]  # it always matches
+            self._gap.append(lead)
+            if lead == text:
+                return ""
             self._echo = EchoFilter([self._opener], (self.thought or "").strip(), self._closers)
-        self._say(self._echo.feed(text))
+        text = self._echo.feed(text)
+        if text:
+            if self._echo.dropped:
+                self._gap.clear()
+            self._echo = None
+        return text

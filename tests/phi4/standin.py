@@ -134,6 +134,11 @@ def user_lost(messages: Sequence[Message]) -> str:
     return rendered_turn("system", system) + ANSWER if system else own_turn(rest)
 
 
+def opening(template: Template, tail: str = "") -> Template:
+    """The same, and the thought is begun for the model."""
+    return lambda messages: f"{template(messages)}<think>{tail}"
+
+
 def unknown(messages: Sequence[Message]) -> str:
     """A template that this library does not know."""
     return "".join(f"[{message['role']}] {said(message)}\n" for message in messages) + "[assistant] "
@@ -188,6 +193,8 @@ class StandIn:
     """What it says of a prompt's tokens."""
     says_streaming: Callable[[int], object] | None = int
     """What its streams end with; None: no count."""
+    cached: Callable[[int], int] | None = None
+    """What it says of a prompt's tokens that were in its cache."""
     refuses: Callable[[str, dict[str, Any]], Trouble | None] = lambda path, body: None
     """What goes wrong with a request, by path and body."""
     holds: Callable[[str, dict[str, Any]], bool] = lambda path, body: False
@@ -255,8 +262,12 @@ class StandIn:
 
     def rendered(self, body: Mapping[str, Any]) -> str:
         """The prompt of a chat."""
-        tools = body.get("tools")
-        return (rendered_turn("tools", json.dumps(tools)) if tools else "") + self.template(body["messages"])
+        tools, messages = body.get("tools"), body["messages"]
+        settings = {name: body[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in body}
+        if self.plainly:
+            messages = [{**message, "content": said(message).replace("<|", "< |")} for message in messages]
+        before = "".join(rendered_turn("tools", json.dumps(what)) for what in (tools, settings) if what)
+        return before + self.template(messages)
 
     def written(self, prompt: str) -> str:
         """What the model writes after this prompt."""
@@ -383,6 +394,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._overflow(needed, framed=state.overflows_in_stream and bool(body.get("stream")))
             return
         pieces = tokens(state.written(prompt), state.pattern)
+        if chat and state.repeats and prompt.rstrip().endswith("<think>"):
+            pieces.insert(0, "<think>")
         limit, room = body.get("max_tokens") or -1, state.context_length - needed
         finish = "stop"
         if 0 < limit < len(pieces):
@@ -391,6 +404,8 @@ class _Handler(BaseHTTPRequestHandler):
             pieces, finish = pieces[:room], "length"
         says = state.says_streaming if body.get("stream") else state.says
         usage = says and {"prompt_tokens": says(needed), "completion_tokens": len(pieces)}
+        if usage and state.cached:
+            usage["prompt_tokens_details"] = {"cached_tokens": state.cached(needed)}
         if not body.get("stream"):
             text = "".join(pieces)
             choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
