@@ -99,11 +99,11 @@ def read_with_field(field: str, content: str, *, tags: Sequence[str] = PHI) -> R
     if closer:
         said = read(f"{tags[0]}x{tags[1]}{solution}", tags=tags)
         thought, told = (said.thought or "").removeprefix("x"), said.solution
-        moved = thought.removeprefix(tags[1]) if said.revisions else ""
+        moved = lead + thought.removeprefix(tags[1]) if said.revisions else ""
         first = said.told and (field + said.told[0].removeprefix("x"), said.told[1])
-        return Reading(field + lead + moved, True, told, said.revisions, told=first)
+        return Reading(field + moved, said.closed, told, said.revisions, told=first)
     said = read(f"{tags[0]}x{tags[1]}\x01{solution}", tags=tags)
     if not said.revisions:
         return Reading(field, True, solution, told=(field, True))
     moved = (said.thought or "").removeprefix(f"x{tags[1]}\x01")
-    return Reading(field + lead + moved, True, said.solution, said.revisions, told=(field, True))
+    return Reading(field + lead + moved, said.closed, said.solution, said.revisions, told=(field, True))

@@ -146,6 +146,8 @@ def _matched(
     # Two templates may agree on one chat by chance: on another they hardly do again.
     sample = _SAMPLE if messages[0]["role"] == "system" else _SAMPLE[1:]
     tried: dict[str, int | None] = {}
+    probed: Probe | None = server.facts(model).probes.get(template_key(fields))
+    opens = probed is not None and probed.opens
 
     def agrees(name: str) -> Flow[bool]:
         tried[name] = yield from counts.raw(rendering(messages, name) or "")
@@ -158,8 +160,10 @@ def _matched(
         for name in candidates if wanted is not None else ():
             if (yield from agrees(name)):
                 return name
-        for name in candidates if wanted is not None else ():
-            if 0 < (wanted or 0) - (tried[name] or 0) <= OPENING_TOKENS:
+            if opens and (wanted or 0) - (tried[name] or 0) in range(1, OPENING_TOKENS + 1):
+                break  # it is known to open the thought, and this is the prompt without that
+        for name in [name for name in candidates if name in tried]:
+            if (wanted or 0) - (tried[name] or 0) in range(1, OPENING_TOKENS + 1):
                 for opened in (f"{name} + {opening}" for opening in _OPENINGS):
                     if (yield from agrees(opened)):
                         return opened
@@ -333,16 +337,20 @@ def _probed(server: Server, model: str, fields: Mapping[str, Any] | None) -> Flo
 
 def opening(server: Server, model: str, found: Probe) -> Flow[Probe]:
     """The same, with whether the prompt ends on `<think>`: by one more request, which counts the raw prompt that it
-    would be without."""
+    would be without. Where that is a few tokens less, a chat of several turns is counted both ways, too: a template
+    that is another one has more in each turn, and one that opens the thought has as many more in both."""
     alone = found.counts[0]
     if alone is None:
         return replace(found, opens=False)
-    user: Message = {"role": "user", "content": _WORDS.strip()}
-    text = renderings([user])["built-in instead" if found.own_prompt else "own turn"]
-    body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0}
-    count = yield from one_token(server, "/v1/completions", body)
-    more = None if count.tokens is None else alone - count.tokens
-    return replace(found, opens=more is not None and 0 < more <= OPENING_TOKENS)
+    name = "built-in instead" if found.own_prompt else "own turn"
+    counts = _Counts(server, model, OneToken(server, model))
+    without = yield from counts.raw(renderings([{"role": "user", "content": _WORDS.strip()}])[name])
+    more = 0 if without is None else alone - without
+    if not 0 < more <= OPENING_TOKENS:
+        return replace(found, opens=False)
+    chat = yield from counts.chat(_SAMPLE[1:])
+    raw = yield from counts.raw(renderings(_SAMPLE[1:])[name])
+    return replace(found, opens=chat is not None and raw is not None and chat - raw == more)
 
 
 def _system(alone: int, short: int, longer: int, kept: bool) -> Seen:

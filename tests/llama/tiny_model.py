@@ -30,6 +30,9 @@ _SYSTEM_FIRST = "{% set ns = namespace(system='') %}{% for message in messages %
 TEMPLATES = {
     "own turn": "{% for message in messages %}" + _ONE_TURN + "{% endfor %}" + _ANSWER,
     "built-in instead": _BUILT_IN + _OTHERS + _ANSWER,
+    "opening": "{% for message in messages %}" + _ONE_TURN + "{% endfor %}" + _ANSWER + "{{ '<think>\\n' }}",
+    "in a language": "{% if language is defined %}{{ '<|im_start|>system<|im_sep|>Speak ' + language + '<|im_end|>' }}"
+    "{% endif %}{% for message in messages %}" + _ONE_TURN + "{% endfor %}" + _ANSWER,
     "unknown": "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}[me] ",
     "thought apart": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' }}"
     "{% if message['role'] == 'assistant' and message['reasoning_content'] %}"

@@ -316,7 +316,7 @@ def test_a_template_that_begins_no_thought_is_seen_for_it(face: Face, kind: str)
 
 
 def test_what_the_template_begins_is_found_out_once(face: Face) -> None:
-    """One request more than the four, and only where it is of use."""
+    """Three requests more than the four, and only where they are of use; one where it begins none."""
     with (
         StandIn(template=standin.opening(standin.own_turn), reply=INSIDE, context_length=32_768) as server,
         face.phi(server.url, system="auto") as phi,
@@ -326,7 +326,27 @@ def test_what_the_template_begins_is_found_out_once(face: Face) -> None:
             reply = face.ask(phi, WORDS, **options).reply
             assert reply.solution == "The answer is 4."
             counts.append(len(server.counting))
-    assert counts == [4, 5, 5, 5]
+    assert counts == [4, 7, 7, 7]
+    with StandIn() as server, face.phi(server.url, system="auto", thinking_budget=500) as phi:
+        assert [face.ask(phi, WORDS).error for _ in range(2)] == [None, None]
+        assert len(server.counting) == 5
+
+
+def with_lines(messages: Sequence[Message]) -> str:
+    """The usual format of other models, which has a token or two more in each turn."""
+    turns = "".join(f"<|im_start|>{m['role']}<|im_sep|>{standin.said(m)}<|im_end|>\n" for m in messages)
+    return turns + standin.ANSWER
+
+
+@pytest.mark.parametrize("template", [with_lines, standin.unknown])
+def test_another_template_is_not_taken_for_one_that_begins_a_thought(face: Face, template: Template) -> None:
+    """Though it has a few tokens more: a reply with no tag is a solution."""
+    with (
+        StandIn(template=template, reply="It is late. " * 9) as server,
+        face.phi(server.url, system="auto", thinking_budget=5) as phi,
+    ):
+        reply = face.ask(phi, WORDS).reply
+    assert (reply.outcome, reply.thought) == (Outcome.COMPLETE, None)
 
 
 # --- the server's own prompt ------------------------------------------------------------------------------------------
