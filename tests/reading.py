@@ -98,10 +98,10 @@ def read_with_field(field: str, content: str, *, tags: Sequence[str] = PHI) -> R
     closer = re.match(rf"({closers})", solution)
     if closer:
         said = read(f"{tags[0]}x{tags[1]}{solution}", tags=tags)
-        thought, told = (said.thought or "").removeprefix("x"), said.solution
-        moved = lead + thought.removeprefix(tags[1]) if said.revisions else ""
+        more = (said.thought or "").removeprefix("x")
+        moved = lead + more.removeprefix(tags[1]) if more.startswith(tags[1]) else more
         first = said.told and (field + said.told[0].removeprefix("x"), said.told[1])
-        return Reading(field + moved, said.closed, told, said.revisions, told=first)
+        return Reading(field + moved, said.closed, said.solution, said.revisions, told=first)
     said = read(f"{tags[0]}x{tags[1]}\x01{solution}", tags=tags)
     if not said.revisions:
         return Reading(field, True, solution, told=(field, True))

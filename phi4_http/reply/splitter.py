@@ -206,7 +206,7 @@ class ThinkSplitter:
             text = self._content_of(text)
             if not text or not self._field_first or self._closed:
                 return self._say(text)
-            self._closed, self._last, self._at = True, "", At.CONTENT
+            self._closed, self._last, self._at, self._echo = True, "", At.CONTENT, None
         if self._thought is None and self._at is At.OPENED and text:
             self._thought = StringIO()
         text = self._held + text
@@ -287,8 +287,7 @@ class ThinkSplitter:
     def _meet_opener(self, tag: str) -> None:
         if self._at is At.SOLUTION:
             self._depth += 1
-            self._say(tag)
-            return
+            return self._say(tag)
         if self._at is At.PREAMBLE:
             self._keep_preamble()
         self._lead.clear()
@@ -301,14 +300,12 @@ class ThinkSplitter:
     def _meet_closer(self, tag: str) -> None:
         if self._at is At.SOLUTION and self._depth:
             self._depth -= 1
-            self._say(tag)
-            return
+            return self._say(tag)
         self.swallowed = self.swallowed or self._at in (At.START, At.PREAMBLE)
         if self._at in (At.PREAMBLE, At.SOLUTION):
             self._revise()
         self._lead.clear()
-        if self._thought is None:
-            self._thought = StringIO()
+        self._thought = self._thought or StringIO()
         self._gap.append(tag)
         self._closed = True
         self._at = At.CLOSED
@@ -330,8 +327,7 @@ class ThinkSplitter:
         if not text:
             return
         if self._at is At.THOUGHT:
-            self._think(text)
-            return
+            return self._think(text)
         if self._thought is not None and not self._told:
             self._closed = True
             self._tell(self._thought.getvalue())
@@ -339,8 +335,7 @@ class ThinkSplitter:
         self._events.append(Solution(text))
 
     def _think(self, text: str) -> None:
-        if self._thought is None:
-            self._thought = StringIO()
+        self._thought = self._thought or StringIO()
         self._thought.write(text)
         self._events.append(Thinking(text))
 
@@ -369,8 +364,9 @@ class ThinkSplitter:
         self._field_text(self._unmark_field.flush())
 
     def _enter_field(self) -> None:
+        self._end_echo()
         if self._at is not At.FIELD:
-            self._field_first = self._at in (At.START, At.OPENED) and not self.raw.strip()
+            self._field_first = self._at in (At.START, At.OPENED) and not self._held and self._thought is None
             self._take("", final=True)
             if self._at is At.PREAMBLE:
                 self._keep_preamble()
@@ -378,18 +374,19 @@ class ThinkSplitter:
             self._gap.clear()
             self._closed = self._at is At.SOLUTION
             self._at = At.FIELD
-        else:
-            self._end_echo()
 
     def _end_echo(self) -> None:
         """No more content comes: what was kept of it repeats nothing."""
         if self._echo is not None:
-            self._say(self._echo.flush())
-            self._echo = None
+            kept, self._echo = self._echo.flush(), None
+            if kept and self._field_first and not self._closed:
+                self._closed, self._last, self._at = True, "", At.CONTENT
+                self._take(kept, final=True)
+            else:
+                self._say(kept)
 
     def _content_of(self, text: str) -> str:
-        """What of the content is to be read on: without a block that repeats the field's text. A closing tag too many
-        in it revises it, as any: what a server's own budget leaves behind."""
+        """The content without a block that repeats the field's text. It may be left over from a server's own budget."""
         if self._closed or not text:
             return text
         if self._echo is None:
@@ -399,8 +396,6 @@ class ThinkSplitter:
                 return ""
             self._echo = EchoFilter([self._opener], (self.thought or "").strip(), self._closers)
         text = self._echo.feed(text)
-        if text:
-            if self._echo.dropped:
-                self._gap.clear()
-            self._echo = None
+        if text and self._echo.dropped:
+            self._gap.clear()
         return text

@@ -468,6 +468,13 @@ UNDERSCORES_THEN_MARKER = [("feed", "<think>a__"), ("feed_reasoning", MARKERS[0]
 
 
 @given(interleaved())
+@example(
+    (
+        DEFAULT,
+        [("feed_reasoning", "__"), ("feed", "</think>a")],
+        [("feed_reasoning", "_"), ("feed_reasoning", "_"), ("feed", "</thi"), ("feed", "nk>a")],
+    )
+)
 @example((DEFAULT, UNDERSCORES_THEN_MARKER, UNDERSCORES_THEN_MARKER))
 @example(
     (DEFAULT, [("feed", "___"), ("feed_reasoning", "a")], [("feed", "_"), ("feed", "__"), ("feed_reasoning", "a")])
