@@ -68,8 +68,9 @@ class Histories:
 
     def __init__(self) -> None:
         self.doubted: bool = False
-        """Whether a count of the server's fell while a prompt grew: what its replies count is not to be believed."""
+        """Whether a count of the server's was less than its prompt can have: what its replies count is not to be believed."""
         self._counts: dict[bytes, int] = {}
+        self._least: dict[bytes, int] = {}
         self._answers: dict[bytes, Written] = {}
         self._starts: dict[bytes, None] = {}
 
@@ -80,6 +81,14 @@ class Histories:
     def note_count(self, digest: bytes, tokens: int) -> None:
         """The server has counted these messages."""
         _note(self._counts, digest, tokens)
+
+    def least(self, digest: bytes) -> int:
+        """The tokens that every prompt has which begins with these messages, as earlier ones told; 0 where none did."""
+        return self._least.get(digest, 0)
+
+    def note_least(self, digest: bytes, tokens: int) -> None:
+        """Every prompt that begins with these messages has so many tokens, or more."""
+        _note(self._least, digest, max(tokens, self.least(digest)))
 
     def answer(self, digest: bytes) -> Written | None:
         """What the server said of the last of these messages when it wrote it; None where it did not."""
@@ -101,6 +110,7 @@ class Histories:
         """Another model, or another context: nothing of this holds any more."""
         self.doubted = False
         self._counts.clear()
+        self._least.clear()
         self._answers.clear()
         self._starts.clear()
 

@@ -74,11 +74,15 @@ def learn(
     if histories.doubted or not is_count(tokens) or not max(1, least(sent)) <= tokens <= most:
         return
     keys = digests([*sent, *([answer] if answer is not None else [])], beside=beside)
-    before = next((count for key in reversed(keys[: len(sent) - 1]) if (count := histories.count(key)) is not None), 0)
+    before = max(map(histories.least, keys[: len(sent)]))
     if tokens < before:
-        log.warning("the server counted %d tokens, then %d of a longer prompt: not believed", before, tokens)
+        log.warning("the server counted %d tokens of a prompt that has %d or more: not believed", tokens, before)
         histories.doubted = True
         return
+    rest = 0
+    for key, message in zip(reversed(keys[: len(sent)]), reversed(sent), strict=True):
+        histories.note_least(key, tokens - rest)
+        rest += bound([message])
     histories.note_count(keys[len(sent) - 1], tokens)
     if answer is not None and is_count(answer_tokens) and answer_tokens > 0:
         histories.note_answer(
