@@ -16,6 +16,7 @@ from .lazy import found_late, homes
 
 if TYPE_CHECKING:
     from .api import Api as Api
+    from .arrived import Arrived as Arrived
     from .client.aio import AsyncChat as AsyncChat
     from .client.aio import AsyncLMStudio as AsyncLMStudio
     from .client.aio import AsyncPhi4 as AsyncPhi4
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .client.manager import ModelManager as ModelManager
     from .client.stream import AsyncReplyStream as AsyncReplyStream
     from .client.stream import ReplyStream as ReplyStream
-    from .errors import Arrived as Arrived
     from .errors import AuthError as AuthError
     from .errors import CannotContinue as CannotContinue
     from .errors import ContextOverflow as ContextOverflow
@@ -106,7 +106,8 @@ _HOME = homes(
         "client.blocking": "Chat LMStudio Phi4",
         "client.manager": "AsyncModelManager ModelManager",
         "client.stream": "AsyncReplyStream ReplyStream",
-        "errors": "Arrived AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply "
+        "arrived": "Arrived",
+        "errors": "AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply "
         "InvalidRequest LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading "
         "ModelNotFound NoJson NotLMStudio Phi4Error ServerError ServerUnreachable SilentOverflow "
         "SolutionTruncated StreamCut TapeError TapeMismatch ThoughtUnclosed UnsupportedSetting",

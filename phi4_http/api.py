@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from .errors import InvalidRequest, ModelNotFound, NotLMStudio
 from .flow import Flow, Http
-from .reply.stream import Plain, Replying, Request
+from .reply.question import Plain, Request
+from .reply.stream import Replying
 from .reply.tags import chosen_tags
 from .server import OPENAI_MODELS, Server, fetch, listing
 from .wire.bodies import Messages, chat_body, completion_body, embeddings_body

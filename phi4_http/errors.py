@@ -28,46 +28,19 @@
     ├── TapeError                          a tape can't be read or written: which file, which field
     └── TapeMismatch                       a request that is not on the tape
 
-An exception holds facts as attributes; `__str__` makes the sentence. What had arrived before the
-fault is in `partial`, a `Reply`, wherever a reply had begun.
+An exception holds facts as attributes; `__str__` makes the sentence. What had arrived before the fault is in `partial`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
+from .arrived import Arrived
 from .stated import Stated
 
 if TYPE_CHECKING:
     from dataclasses import KW_ONLY
-
-
-class Arrived(Protocol):
-    """What can be read of the `Reply` that an error carries; `events`, which is above, says what each is."""
-
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def thought(self) -> str | None: ...
-    @property
-    def thought_closed(self) -> bool: ...
-    @property
-    def solution(self) -> str: ...
-    @property
-    def raw(self) -> str: ...
-    @property
-    def finish_reason(self) -> str | None: ...
-    @property
-    def usage(self) -> Any: ...
-    @property
-    def stats(self) -> Any: ...
-    @property
-    def model(self) -> str | None: ...
-    @property
-    def tool_calls(self) -> tuple[Any, ...]: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
 
 
 class Phi4Error(Stated):

@@ -68,7 +68,7 @@ class Histories:
 
     def __init__(self) -> None:
         self.doubted: bool = False
-        """Whether a count of the server's was less than its prompt can have: what its replies count is not to be believed."""
+        """Whether a count of the server's was less than its prompt can have: those of replies are not believed then."""
         self._counts: dict[bytes, int] = {}
         self._least: dict[bytes, int] = {}
         self._answers: dict[bytes, Written] = {}

@@ -17,7 +17,7 @@ FILES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "lazy stated",
+        "arrived lazy stated",
         "errors",
         "flow events limits loopback",
         "wire",
@@ -126,6 +126,12 @@ def own(text: str, file: str) -> set[str]:
 def read(file: str) -> str:
     """The text of a file of the package."""
     return (PACKAGE / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_file_is_too_long(file: str) -> None:
+    """One job a file."""
+    assert len(read(file).splitlines()) <= LINES
 
 
 def test_every_file_lies_in_a_room_of_the_map() -> None:

@@ -24,8 +24,8 @@ from ..errors import (
 )
 from ..events import Reply
 from ..flow import Flow
+from ..reply.question import RawPrompt, Request
 from ..reply.rescue import Rescue
-from ..reply.stream import RawPrompt, Request
 from ..reply.tags import chosen_tags
 from ..server import Server, learn_limit, listing, look_up
 from ..server import context_length as known_context_length

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..errors import CannotContinue
 from ..flow import Flow
-from ..reply.stream import RawPrompt
+from ..reply.question import RawPrompt
 from ..server import Server
 from ..wire.fields import text_of
 from .counting import MESSAGE_TOKENS, Count, LlamaCpp, Message, OneToken, is_count, one_token, template_key

@@ -43,9 +43,8 @@ class ReplyDecoder:
 
     `feed` takes the data of one server-sent event, `close` the end of the stream; both return events. After `close`,
     `reply` is the result and `error` what is to be raised, or None. `done` says that nothing more needs to be read.
-    `started` and every `at` are seconds on one monotonic clock. A reply may have two parts: where `wants_answer()` is
-    true when the first one's stream is over, the model is to be asked to go on from `continued(prompt)`, and `answer`
-    says that it was. It begins with its first text; where none comes, `unanswered` leaves the first as it was.
+    `started` and every `at` are seconds on one monotonic clock. A reply may have several parts, where a thought has to
+    be ended for the model: `reply.stream` leads from one to the next, by the steps that begin with an underscore.
     `expects_thought` makes a reply without one say so in its notes; `notes` are further ones, `max_tokens` and
     `context_length` the limits of the reply.
     """
@@ -151,13 +150,7 @@ class ReplyDecoder:
     @property
     def prompt_share(self) -> float | None:
         """How much of the prompt is processed, where the server has told it and no text has come."""
-        told = self._said.extra.get("prompt_progress")
-        if not isinstance(told, Mapping):
-            return None
-        total, processed = told.get("total"), told.get("processed")
-        if not isinstance(total, int) or not isinstance(processed, int) or not 0 <= processed <= total or not total:
-            return None
-        return processed / total
+        return self._said.prompt_share
 
     # The second part of a reply
 
@@ -212,11 +205,6 @@ class ReplyDecoder:
             Said(counts=counts).usage, template=template, prompt_tokens=prompt_tokens, requests=requests
         )
         self._next = None
-        self._parts.skipped = len(ended)
-        if self._parts.cut_out:
-            self.notes.append(
-                "The context was full: the model went on to its answer without the middle of its thought."
-            )
         return ended
 
     def _unanswered(self, error: Phi4Error | None = None) -> Phi4Error | None:
@@ -237,14 +225,7 @@ class ReplyDecoder:
 
     def _check_parts(self) -> bool:
         """Whether the prompt that was continued can't have been the server's own, by its count. Said in the notes."""
-        unexpected = self._parts.unexpected(self._said.usage)
-        if unexpected is None:
-            return False
-        self.notes.append(
-            f"The answer goes on from a prompt of {unexpected[0]:,} tokens, where about {unexpected[1]:,} were "
-            "expected: the server's template may be another than it was. What was known of it is forgotten."
-        )
-        return True
+        return self._parts.unexpected(self._said.usage)
 
     @property
     def _lacks_count(self) -> bool:
@@ -397,7 +378,7 @@ class ReplyDecoder:
             opener_swallowed=splitter.swallowed,
             forced=forced,
             dropped=self.dropped,
-            notes=(*notes(seen, outcome), *self.notes, *([given_up] if given_up else [])),
+            notes=(*notes(seen, outcome), *self.notes, *self._parts.notes, *([given_up] if given_up else [])),
             extra=said.whole_extra(),
             length_reason="context" if self._overgrown else self.length.reason or used_up,
         )

@@ -117,6 +117,8 @@ class Continuation:
         self._raw_then = 0
         self.cut_out = False
         """Whether the answer was asked for without the middle of the thought."""
+        self.notes: list[str] = []
+        """What is to be said of the parts."""
         self.given_up: str | None = None
         """Why a thought that was to be ended is left as it is."""
         self.used_up: Literal["max_tokens", "context"] | None = None
@@ -253,7 +255,11 @@ class Continuation:
         events = self._splitter.end_thought(self._last_words, _GAP)
         self._written = f"{rest}{self._last_words}{self._splitter.closing_tag}{_GAP}"
         self._raw_then = len(self._splitter.raw)
-        self._reason, self._pieces = None, 0
+        self._reason, self._pieces, self.skipped = None, 0, len(events)
+        if self.cut_out:
+            self.notes.append(
+                "The context was full: the model went on to its answer without the middle of its thought."
+            )
         return events
 
     @property
@@ -289,19 +295,25 @@ class Continuation:
         # What was cached is told of the prompt that is told: the first.
         return Usage(prompt, completion, total, first.cached_tokens if first else None), forced
 
-    def unexpected(self, last: Usage | None) -> tuple[int, int] | None:
-        """The tokens of the prompt that was continued, and those that were expected, where they can't be the same."""
+    def unexpected(self, last: Usage | None) -> bool:
+        """Whether the prompt that was continued can't have been the server's own, by its count. Said in the notes."""
         first = self._forced.usage[0] if self._forced else None
         got = last.prompt_tokens if last else None
         if not got or first is None or not first.prompt_tokens or self.cut_out:
-            return None
+            return False
         written = sum(part.tokens for part in self._parts)
         expected = first.prompt_tokens + written + len(self._parts) * CLOSING_TOKENS
         least = first.prompt_tokens + written * 3 // 4 - _SLACK
         most = expected + written // 4 + _SLACK + len(self._rescue.notice.encode("utf-8", "replace")) * len(self._parts)
         if not all(part.told for part in self._parts):  # a piece may have been several tokens
             most = max(most, first.prompt_tokens + len(self._written.encode("utf-8", "replace")) + _SLACK)
-        return None if least <= got <= most else (got, expected)
+        if least <= got <= most:
+            return False
+        self.notes.append(
+            f"The answer goes on from a prompt of {got:,} tokens, where about {expected:,} were expected: the server's "
+            "template may be another than it was. What was known of it is forgotten."
+        )
+        return True
 
 
 def room_for(limit: int | None, prompt: int | None, size: int) -> int | None:

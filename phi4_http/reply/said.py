@@ -60,6 +60,17 @@ class Said:
         """The token counts that came last."""
         return parse_usage(bounded(self.counts, whole))
 
+    @property
+    def prompt_share(self) -> float | None:
+        """How much of the prompt is processed, 0 to 1; None where the server has not told it (llama.cpp does)."""
+        told = self.extra.get("prompt_progress")
+        if not isinstance(told, Mapping):
+            return None
+        total, processed = told.get("total"), told.get("processed")
+        if not isinstance(total, int) or not isinstance(processed, int) or not 0 <= processed <= total or not total:
+            return None
+        return processed / total
+
     def note(self, chunk: Mapping[str, Any]) -> None:
         """Names at the start, figures at the end, fields that nobody knows."""
         self.id = self.id or chunk.get("id")

@@ -11,8 +11,8 @@ a tag is looked for, and everything else is passed on at once:
       └──text──> PREAMBLE ──opener──> OPENED                 └──opener──> OPENED
                      └──closer──> CLOSED (all of it was thought)
 
-(START, OPENED and CLOSED are gaps.) Two more are for servers that have split the reply already, where the text comes in
-two fields: FIELD, and the gap CONTENT before the solution, in which no opener means anything.
+(START, OPENED and CLOSED are gaps.) Two more are for servers that have split the reply already, into two fields: FIELD,
+and the gap CONTENT before the solution, in which no opener means anything.
 
 Withheld is only what may still become a tag: the proper prefix of one, a whole one with a quote before it (its next
 character decides), and the white space at the start of a reply. Every character is looked at a bounded number of
@@ -28,8 +28,8 @@ from typing import Literal
 
 from ..events import Revised, Solution, TextEvent, Thinking, Thought
 from .filters import EchoFilter, MarkerFilter
-from .places import GAPS, TEXT_AFTER, At
-from .tags import PROFILES, Tags, chosen_tags
+from .places import GAPS, TEXT_AFTER, At, live_tags
+from .tags import PROFILES, chosen_tags
 
 __all__ = ["PROFILES", "ThinkSplitter"]
 
@@ -58,19 +58,8 @@ class ThinkSplitter:
     ) -> None:
         self._opener, *self._closers = chosen_tags(opener, closer, tags, profile)
         self.opening_tag, self.closing_tag = self._opener, self._closers[0]
-        openers, closers, every = Tags([self._opener]), Tags(self._closers), Tags([self._opener, *self._closers])
-        first_counts = closer == "first"
-        self._live = {
-            At.START: every,
-            At.PREAMBLE: every,
-            At.OPENED: every if opener == "assumed" else closers,
-            At.THOUGHT: closers,
-            At.CLOSED: openers if first_counts else every,
-            At.CONTENT: Tags([]) if first_counts else closers,
-            At.SOLUTION: Tags([]) if first_counts else every,
-        }
-        self._closers_only = closers
-        self._stirring = every.starts | {"_"}  # with none of these, text is just more of what it is
+        self._live = live_tags(self._opener, self._closers, assumed=opener == "assumed", first_counts=closer == "first")
+        self._stirring = self._live[At.START].starts | {"_"}  # with none of these, text is just more of what it is
         self._running: tuple[Callable[[str], object], type[Thinking] | type[Solution]] | None = None
         self._field_runs = False  # whether more of a field's thought is just that
         self._field_first = False  # whether no content came before the field
@@ -204,9 +193,9 @@ class ThinkSplitter:
     def _take(self, text: str, final: bool = False) -> None:
         if self._at is At.FIELD:
             text = self._content_of(text)
-            if not text or not self._field_first or self._closed:
+            if not text or not self._leave_field():
                 return self._say(text)
-            self._closed, self._last, self._at, self._echo = True, "", At.CONTENT, None
+            self._echo = None
         if self._thought is None and self._at is At.OPENED and text:
             self._thought = StringIO()
         text = self._held + text
@@ -239,7 +228,7 @@ class ThinkSplitter:
             self._held = text[position:]
             return None
         if self._at is At.OPENED:
-            self._live[At.OPENED] = self._closers_only  # no opener is to be stripped any more
+            self._live[At.OPENED] = self._live[At.THOUGHT]  # no opener is to be stripped any more
         self._at = TEXT_AFTER[self._at]
         self._say_lead()
         return position
@@ -294,7 +283,7 @@ class ThinkSplitter:
         self._gap.clear()
         self._thought = self._thought or StringIO()
         self._closed = False
-        self._live[At.OPENED] = self._closers_only
+        self._live[At.OPENED] = self._live[At.THOUGHT]
         self._at = At.OPENED
 
     def _meet_closer(self, tag: str) -> None:
@@ -375,12 +364,18 @@ class ThinkSplitter:
             self._closed = self._at is At.SOLUTION
             self._at = At.FIELD
 
+    def _leave_field(self) -> bool:
+        """The content begins: whether tags mean something in it."""
+        if self._closed or not self._field_first:
+            return False
+        self._closed, self._last, self._at = True, "", At.CONTENT
+        return True
+
     def _end_echo(self) -> None:
         """No more content comes: what was kept of it repeats nothing."""
         if self._echo is not None:
             kept, self._echo = self._echo.flush(), None
-            if kept and self._field_first and not self._closed:
-                self._closed, self._last, self._at = True, "", At.CONTENT
+            if kept and self._leave_field():
                 self._take(kept, final=True)
             else:
                 self._say(kept)

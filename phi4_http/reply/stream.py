@@ -4,161 +4,27 @@
                   ▲                └──> events: Read, Read, … ──> close
                   └──fitted── the prompt does not fit (once)   └──thought to be ended──Open──> events: Read, Read, …
 
-`Replying` is the state of one reply. What it needs to know of models and histories it asks a `Question`, which the
-layer above makes. `events` yields steps and, between them, lists of events: a client does the one and hands on the
-other.
+`Replying` is the state of one reply. What it needs to know of models and histories it asks a `Question`. `events`
+yields steps and, between them, lists of events: a client does the one and hands on the other.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Generator
+from typing import Any, Literal
 
 from ..errors import ContextOverflow, InvalidRequest, ModelLoading, Phi4Error, ServerUnreachable
 from ..events import Event, Reply, Waiting
 from ..flow import Answer, Channel, Close, Flow, Http, Open, Read, ReadAll, Sleep, Step
-from ..limits import REPORT, Timeouts
+from ..limits import REPORT
 from ..wire.bodies import streamed
 from ..wire.refusals import refusal
 from .decoder import ReplyDecoder
 from .patience import Limit, Patience, out_of_time
-from .rescue import Rescue
+from .question import Host, Plain, Question, RawPrompt, Request
 
 STREAM_TYPE = "text/event-stream"
-
-
-class Request(NamedTuple):
-    """A request that is ready to go out, and how its reply is to be read."""
-
-    path: str
-    body: Mapping[str, Any]
-    opener: Literal["auto", "assumed"] = "auto"
-    closer: Literal["last", "first"] = "last"
-    rescue: Rescue = Rescue()
-    expects_thought: bool = False
-    dropped: tuple[Mapping[str, Any], ...] = ()
-    """Messages of the history that are not sent."""
-    notes: tuple[str, ...] = ()
-    """What is to be said of how it is sent."""
-
-
-class RawPrompt(NamedTuple):
-    """A prompt for `/v1/completions` that equals a chat's. `template` is the name of what makes it."""
-
-    text: str
-    template: str
-    tokens: int | None = None
-    requests: int = 0
-    """Requests of one token that finding out took."""
-
-
-class Question(Protocol):
-    """What is asked, and what only the layer above knows of it."""
-
-    def prepared(self) -> Flow[Request]:
-        """The request to send."""
-        ...
-
-    def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
-        """The request to send instead of one whose prompt did not fit; None where nothing new was learned."""
-        ...
-
-    def raw_prompt(self, request: Request) -> Flow[RawPrompt]:
-        """The prompt that the server makes of the request. Raises CannotContinue."""
-        ...
-
-    def continued(self, request: Request, text: str, max_tokens: int | None) -> Request:
-        """The request that goes on after this text, for so many tokens; None: for as many as there may be."""
-        ...
-
-    def context_length(self, request: Request) -> Flow[int | None]:
-        """The context length of its model in tokens, None where nobody tells it."""
-        ...
-
-    def doubted(self, request: Request) -> None:
-        """The raw prompt was not the server's own: what is known of its template is wrong."""
-        ...
-
-    def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
-        """The tokens of the request's prompt, and the requests that counting them took."""
-        ...
-
-    def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
-        """The reply has ended, well or with this error."""
-        ...
-
-
-class Listed(Protocol):
-    """What is known of a model."""
-
-    @property
-    def loaded(self) -> bool | None:
-        """Whether it is in memory; None where nobody tells."""
-        ...
-
-
-class Host(Protocol):
-    """What is known of the server that is asked."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        ...
-
-    @property
-    def timeouts(self) -> Timeouts:
-        """How long its replies are waited for."""
-        ...
-
-    @property
-    def native(self) -> bool | None:
-        """Whether it is LM Studio; None as long as nobody knows."""
-        ...
-
-    def find(self, model: str) -> Listed | None:
-        """What is known of a model."""
-        ...
-
-
-class Plain:
-    """A request as it is, for any model: no window, no rescue."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-
-    def prepared(self) -> Flow[Request]:
-        """The request."""
-        return self._request
-        yield
-
-    def fitted(self, request: Request, overflow: ContextOverflow) -> Flow[Request | None]:
-        """Nothing is left out of it."""
-        return None
-        yield
-
-    def raw_prompt(self, request: Request) -> Flow[RawPrompt]:
-        """It is never asked for: there is no rescue."""
-        raise NotImplementedError
-
-    def continued(self, request: Request, text: str, max_tokens: int | None) -> Request:
-        """As above."""
-        raise NotImplementedError
-
-    def context_length(self, request: Request) -> Flow[int | None]:
-        """Nobody knows it here."""
-        return None
-        yield
-
-    def doubted(self, request: Request) -> None:
-        """As above."""
-
-    def counted(self, request: Request) -> Flow[tuple[int | None, int]]:
-        """As above."""
-        raise NotImplementedError
-
-    def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
-        """Nobody keeps it."""
 
 
 class Replying:

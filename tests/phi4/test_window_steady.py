@@ -201,7 +201,7 @@ def cached(count: Counting) -> Usage:
 
 
 @given(open_chats(40), ROOMS, PARTS)
-@example(said_by(("user", "aa"), ("user", "")), Reserve(0, 0), 27)  # the first wrong count is of a window that has moved
+@example(said_by(("user", "aa"), ("user", "")), Reserve(0, 0), 27)  # wrong first after a move
 @settings(deadline=None, max_examples=300)
 def test_a_server_that_counts_only_what_was_new_does_no_harm(chat: list[Message], room: Reserve, part: int) -> None:
     """Its counts fall at the second prompt, and from then on it is asked."""
