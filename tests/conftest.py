@@ -10,7 +10,7 @@ import pytest
 from examples import PROFILE
 from hypothesis import settings
 from lmstudio.world import World, running
-from support import ANY_CHAT, CHATS, FACES, Face, asked_by_name
+from support import ANY_CHAT, CHATS, FACES, NOTHING_KEPT, Face, asked_by_name
 
 from phi4_http.tape.matching import Match
 from phi4_http.tape.playback import Playback
@@ -23,7 +23,9 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on the proxies and tokens of whoever runs it."""
+    """No test depends on the proxies, tokens and findings of whoever runs it, or leaves findings there."""
+    for name, value in NOTHING_KEPT.items():
+        monkeypatch.setenv(name, value)
     for name in (*_PROXIES, *map(str.upper, _PROXIES), "LM_API_TOKEN", "LMSTUDIO_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 

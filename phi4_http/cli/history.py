@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ def save(path: Path, messages: Sequence[Mapping[str, Any]]) -> None:
     writer's own. Raises InvalidRequest."""
     path = path.resolve()  # the file that a link names, not the link
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, name = _made_beside(path)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(list(messages), file, ensure_ascii=False, indent=1)
@@ -48,13 +47,20 @@ def save(path: Path, messages: Sequence[Mapping[str, Any]]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             with contextlib.suppress(FileNotFoundError):
-                shutil.copymode(path, name)
+                os.chmod(name, stat.S_IMODE(path.stat().st_mode))
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _made_beside(path: Path) -> tuple[int, str]:
+    """A new file that nobody else can read, open for writing, and its name."""
+    import tempfile  # which takes two milliseconds, and only a history needs it
+
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 
 
 def check_writable(path: Path) -> None:
@@ -64,7 +70,7 @@ def check_writable(path: Path) -> None:
         if path.exists():
             with open(path, "ab"):
                 pass
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, name = _made_beside(path)
         os.close(handle)
         os.unlink(name)
     except (OSError, ValueError) as error:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
-from httpx_sse import ServerSentEvent
 
 from .. import api
-from ..flow import Answer, Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, run
+from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, run
 from ..phi4 import asking
-from .aside import Aside
 from .base import Asking, Connected, Talking
 from .binding import Module, blocking, making
+from .channel import BlockingChannel
 from .http import request_options, translated
-from .incoming import Incoming, Unpacking
 from .stream import ReplyStream
 
 if TYPE_CHECKING:
@@ -87,11 +82,11 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
 
     def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
-        opened: list[_Channel] = []
+        opened: list[BlockingChannel] = []
 
         def perform(step: Step) -> Any:
             result = self._perform(step)
-            if isinstance(result, _Channel):
+            if isinstance(result, BlockingChannel):
                 opened.append(result)
             return result
 
@@ -133,15 +128,15 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
             self._fresh = self._made(None, keep=0)
         return self._fresh
 
-    def _open(self, step: Open) -> _Channel:
+    def _open(self, step: Open) -> BlockingChannel:
         """Send a request; its answer, as soon as the head is there, or the time is over."""
-        if isinstance(step.opening, _Channel):
+        if isinstance(step.opening, BlockingChannel):
             channel = step.opening
         else:
             http = self._http if step.seconds is None else self._making_new()
             with translated(self.url):
                 sent = http.build_request(**request_options(self._endpoint, step.request))
-            channel = _Channel(self._endpoint.url, step.request, self.timeouts)
+            channel = BlockingChannel(self._endpoint.url, step.request, self.timeouts)
             channel.send = lambda: http.send(sent, stream=True)
             if step.seconds is not None:
                 sent.extensions["trace"] = channel.trace
@@ -150,123 +145,6 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
         else:
             channel.open_within(step.seconds)
         return channel
-
-
-class _Channel(Incoming):
-    """A response that is read bit by bit.
-
-    What is waited for with a limit runs in a thread, one call at a time: nothing else can end a wait for a socket and
-    go on with it later.
-    """
-
-    send: Callable[[], httpx.Response]
-    _pieces: Iterator[bytes] | None = None
-    _aside: Aside | None = None
-    _reading = False
-
-    def open(self) -> None:
-        """Send the request and wait for the head of the answer."""
-        with translated(self.base, self.limit):
-            self.came_head(self.send())
-
-    def read(self) -> list[ServerSentEvent] | None:
-        """The events of one read of the socket; None at the end."""
-        if self._aside is not None:  # what runs there must end first
-            found: list[ServerSentEvent] | None = self._aside.result(None, self._read)
-            return found
-        return self._read()
-
-    def open_within(self, seconds: float) -> None:
-        """As `open`, for so many seconds at most; asked again, it goes on."""
-        self._aside = self._aside or Aside()
-        self._aside.result(seconds, self.open)
-
-    def read_within(self, seconds: float) -> list[ServerSentEvent] | None:
-        """As `read`, for so many seconds at most: then there is nothing yet. Asked again, it goes on."""
-        self._aside = self._aside or Aside()
-        found: list[ServerSentEvent] | None = self._aside.result(seconds, self._read, [])
-        return found
-
-    def _read(self) -> list[ServerSentEvent] | None:
-        if self._pieces is None:
-            self.begin()
-            self._pieces = self._bytes()
-        self._reading = True
-        try:
-            for data in self._pieces:
-                if events := self.came(data):
-                    return events
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            self.broke(error)
-        finally:
-            self._reading = False
-        return self.ended()
-
-    def _bytes(self) -> Iterator[bytes]:
-        unpacking = self.unpacking()
-        if self.response.is_stream_consumed:  # some transports have read it already
-            return self.response.iter_bytes()
-        if unpacking is None:
-            return self.response.iter_raw()
-        return self._unpacked(unpacking)
-
-    def _unpacked(self, unpacking: Unpacking) -> Iterator[bytes]:
-        for data in self.response.iter_raw():
-            yield from unpacking.feed(data)
-        unpacking.close()
-
-    def read_all(self, *, lenient: bool) -> Answer:
-        """The whole body, whatever it is; with `lenient`, as much of it as comes."""
-        try:
-            for data in self._bytes():
-                if not self.take(data):
-                    break
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            self.broken_whole(error, lenient=lenient)
-        finally:
-            self.close()
-        return self.answer()
-
-    def close(self) -> None:
-        """Close the connection, which stops the model. A read that goes on in another thread ends."""
-        if self._aside is not None and not self._aside.over():
-            self._given_up = True
-            self._late = self._aside.abandon(self._shut, self._close) or []
-        else:
-            if self._reading:
-                self._shut()
-            self._close()
-
-    def left(self) -> list[ServerSentEvent]:
-        """The event that has come without its end, if any; once."""
-        late, self._late = self._late, []
-        return late or super().left()
-
-    _late: list[ServerSentEvent] = []  # noqa: RUF012  # never changed in place
-    """What the read gave that was ended by closing."""
-
-    def _close(self) -> None:
-        if self.opened:
-            self.response.close()
-
-    def _shut(self) -> None:
-        """End the connection under whoever reads it: closing alone wakes no one."""
-        stream = self.response.extensions.get("network_stream") if self.opened else self.stream
-        connection = stream.get_extra_info("socket") if stream is not None else None
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    stream: Any = None
-    """The connection, as soon as it stands."""
-    _given_up = False
-
-    def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Called by httpcore with what it does: here, with the connection that it has made."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self.stream = info["return_value"]
-            if self._given_up:
-                self._shut()
 
 
 class Chat(Talking[LMStudio]):

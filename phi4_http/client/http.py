@@ -225,3 +225,15 @@ def why(error: BaseException) -> tuple[str, bool]:
             return "it answers with what is no HTTP, perhaps TLS: is it an https:// address?", True
         return f"what answers does not speak HTTP as it should ({text})", True
     return text, False
+
+
+def check_loop(who: str) -> None:
+    """Raises InvalidRequest, which begins with `who`, where no event loop of asyncio runs."""
+    import asyncio  # the blocking client does without
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidRequest(
+            f"{who} asyncio's, and no event loop of asyncio runs here: under trio, use the blocking client in a thread"
+        ) from None

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +42,8 @@ class Folder:
 
     def save(self, key: Sequence[str], value: Mapping[str, Any]) -> None:
         """Keep this, or nothing where it is empty."""
+        import tempfile  # which takes a millisecond, and is needed once a week
+
         file = self._file(key)
         with contextlib.suppress(OSError, ValueError):
             if not value:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..events import ToolCall, Usage
@@ -16,13 +15,13 @@ _USUAL = frozenset({"id", "object", "created", "model", "system_fingerprint", "c
 _SERVER_STATS = ("stats", "timings")
 
 
-@dataclass(slots=True)
 class _Call:
     """A tool call, in the pieces in which it comes."""
 
-    head: dict[str, Any] = field(default_factory=dict)
-    name: list[str] = field(default_factory=list)
-    arguments: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.head: dict[str, Any] = {}
+        self.name: list[str] = []
+        self.arguments: list[str] = []
 
     def add(self, part: Mapping[str, Any]) -> None:
         self.head.update((name, part[name]) for name in ("id", "type") if part.get(name))
@@ -36,24 +35,23 @@ class _Call:
         return parse_tool_call(bounded({**self.head, "function": function}, whole))
 
 
-@dataclass(slots=True)
 class Said:
     """What the chunks have said, beside the text."""
 
-    id: Any = None
-    model: Any = None
-    finish_reason: str | None = None
-    counts: Any = None
-    server_stats: Mapping[str, Any] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    logprobs: list[Any] = field(default_factory=list)
-    calls: dict[int, _Call] = field(default_factory=dict)
-    further: set[str] = field(default_factory=set)
-    data: bool = False
-    delta: bool = False
-    from_field: bool = False
-    unreadable: str | None = None
-    signed: bool = False
+    def __init__(self, counts: Any = None) -> None:
+        self.id: Any = None
+        self.model: Any = None
+        self.finish_reason: str | None = None
+        self.counts = counts
+        self.server_stats: Mapping[str, Any] | None = None
+        self.extra: dict[str, Any] = {}
+        self.logprobs: list[Any] = []
+        self.calls: dict[int, _Call] = {}
+        self.further: set[str] = set()
+        self.data = self.delta = False
+        self.from_field = False
+        self.unreadable: str | None = None
+        self.signed = False
 
     @property
     def usage(self) -> Usage | None:

@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 import httpx
 
-from ..errors import InvalidRequest, TapeMismatch
+from ..client.http import check_loop
+from ..errors import TapeMismatch
 from .exchange import End, Exchange, RecordedRequest
 from .matching import Selection
 from .playback import Playback
@@ -97,7 +98,7 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As `handle_request`, awaited. Raises InvalidRequest where no event loop of asyncio runs."""
-        _check_loop()
+        check_loop("an asynchronous client on a tape is")
         came = time.monotonic()
         await request.aread()
         chosen = self._choose(request)
@@ -138,16 +139,6 @@ class TapeTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
                     raise
         assert self._recorder is not None
         return self._recorder.begin(request.method, path, headers, request.content)
-
-
-def _check_loop() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise InvalidRequest(
-            "an asynchronous client on a tape is asyncio's, and no event loop of asyncio runs here: under trio, use a "
-            "blocking client in a thread"
-        ) from None
 
 
 class _PlayedStream(httpx.SyncByteStream, httpx.AsyncByteStream):

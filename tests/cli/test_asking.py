@@ -325,6 +325,19 @@ def test_a_history_that_cannot_be_saved_is_told_before_anything_is_asked(tmp_pat
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="the cache folder there has no variable")
+def test_what_the_template_does_is_found_out_once_for_all_runs(tmp_path: Path) -> None:
+    """Four requests before the first question, none before the second, in whatever process; `--system` asks nothing."""
+    folder = {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    with StandIn() as server:
+        asked = []
+        for more in (["--system", "send"], [], []):
+            before = len(server.asked)
+            assert run(server, "ask", "Why?", *more, **folder).code == 0
+            asked.append(len(server.asked) - before)
+    assert asked == [1, 5, 1]
+
+
 def test_askers_at_once_keep_each_others_turns(tmp_path: Path) -> None:
     """Six of them, one file: twelve messages, each question followed by its answer."""
     file = tmp_path / "talk.json"
