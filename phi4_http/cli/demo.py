@@ -71,7 +71,7 @@ def _ask(client: LMStudio, exchange: Exchange, output: Output, options: argparse
 def _introduce(client: LMStudio, exchange: Exchange, model: str, prompt: str, output: Output) -> None:
     origin = exchange.origin
     output.dim(f"{exchange.name}: {origin.kind}, {origin.server or origin.source}\n")
-    output.dim(f"GET {client.url}/api/v0/models/{model}\n")
+    output.dim(f"its models, from {client.url}\n")
     info = client.model(model)
     output.note(f"{info.id}: {info.state or 'state unknown'}, context {context(info)} tokens")
     output.dim(f"POST {client.url}{_CHAT}\n")

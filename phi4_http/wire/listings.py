@@ -114,11 +114,6 @@ def parse_v0_models(data: Any) -> tuple[ModelInfo, ...]:
     return each(_listed(data, "data"), "data", _v0_model)
 
 
-def parse_v0_model(data: Any) -> ModelInfo:
-    """The body of `GET /api/v0/models/{id}`. Raises ValueError if it is no model."""
-    return _v0_model(Fields(data, "model"))
-
-
 def parse_v1_models(data: Any) -> tuple[ModelInfo, ...]:
     """The body of `GET /api/v1/models`. Raises ValueError if it is no list of models."""
     return each(_listed(data, "models"), "models", _v1_model)

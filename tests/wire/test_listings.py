@@ -17,10 +17,16 @@ from phi4_http.wire.listings import (
     parse_lms_ls,
     parse_lms_ps,
     parse_openai_models,
-    parse_v0_model,
     parse_v0_models,
     parse_v1_models,
 )
+
+
+def parse_v0_model(data: Any) -> ModelInfo:
+    """One model of a list."""
+    (found,) = parse_v0_models({"data": [data]})
+    return found
+
 
 V0 = {
     "id": "microsoft/phi-4-reasoning-plus",
@@ -199,7 +205,7 @@ def test_busy_is_unknown_where_nobody_tells(status: str | None, queued: int | No
         (parse_lms_ls, {"models": []}, "output"),
         (parse_lms_ls, [{"modelKey": 5}], "ls[0].modelKey"),
         (parse_lms_ps, [{"identifier": "x"}], "ps[0].modelKey"),
-        (parse_v0_model, None, "model"),
+        (parse_v0_models, {"data": [None]}, "data[0]"),
     ],
 )  # fmt: skip
 def test_what_is_no_list_of_models_is_said_with_the_field(parse: Any, data: Any, field: str) -> None:
