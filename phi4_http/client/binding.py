@@ -69,7 +69,8 @@ class Binding:
         self._doing = doing
         self._returns = returns
         self._owner: type | None = None
-        self.__name__ = self.__qualname__ = ""  # until the class names it
+        self.__name__: str = ""
+        self.__qualname__: str = ""  # until the class names it
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner = owner

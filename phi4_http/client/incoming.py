@@ -28,13 +28,14 @@ class Incoming:
     """A `flow.Channel`: a request that goes out, and the answer that comes to it, bit by bit."""
 
     def __init__(self, url: str, step: Http, timeouts: Timeouts) -> None:
-        self.base, self.url = url, url + step.path
-        self.opened = False
-        self.status = 0
+        self.base: str = url
+        self.url: str = url + step.path
+        self.opened: bool = False
+        self.status: int = 0
         self.headers: Mapping[str, str] = {}
         self.fault: Phi4Error | None = None
         """How the body broke off: raised when what had come before is out."""
-        self.limit = limit_of(timeouts, step)[1]
+        self.limit: str = limit_of(timeouts, step)[1]
         self._all = timeouts.total if step.slow else timeouts.request if step.timeout is None else None
         self._started = time.monotonic()
         self._events: EventReader | None = EventReader()

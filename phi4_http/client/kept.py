@@ -24,7 +24,7 @@ class Folder:
     """A folder of findings."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
 
     def _file(self, key: Sequence[str]) -> Path:
         return self.path / f"{hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:32]}.json"

@@ -33,7 +33,7 @@ class EventReader:
         self._size = 0  # characters of it, and of what came before it with no event in it
         self._after_return = False  # whether a line feed that comes next belongs to a carriage return before it
         self._any = False  # whether there was an event
-        self.unread = ""
+        self.unread: str = ""
         """The start of the text, as long as no event was in it."""
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:

@@ -21,7 +21,7 @@ from http.server import ThreadingHTTPServer
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .handler import Handler
+from .handler import _Handler
 from .limits import ARRIVAL, LARGEST, Limits
 from .limits import KEEP_ALIVE as KEEP_ALIVE
 from .limits import error_object as error_object
@@ -64,7 +64,7 @@ class LoopbackServer:
     ) -> None:
         limits = Limits(keep_alive, frozenset(map(str.lower, (host, *allow_hosts))), largest, arrival)
         try:
-            self._server = Server(host, port, self._answer, limits)
+            self._server = _Server(host, port, self._answer, limits)
         except OSError as error:
             raise OSError(
                 error.errno, f"can't listen on {_authority(host, port)}: {error.strerror or error}"
@@ -119,7 +119,7 @@ def _authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Server(ThreadingHTTPServer):
+class _Server(ThreadingHTTPServer):
     """The sockets: takes connections, each into a thread, and ends them all."""
 
     daemon_threads = True
@@ -138,7 +138,7 @@ class Server(ThreadingHTTPServer):
         self._woken, self._waker = socket.socketpair()
         if ":" in host:
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), Handler)
+        super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
         """Bind, and ask nobody for a name."""

@@ -14,7 +14,7 @@ from .limits import TARGET, Limits, TooLarge, error_object
 from .responder import ClientGone, Incoming, Responder
 
 if TYPE_CHECKING:
-    from . import Server
+    from . import _Server
 
 _LINE = 1 << 16
 _TRAILERS = 100
@@ -49,12 +49,12 @@ class _Arriving(io.RawIOBase):
         return size
 
 
-class Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):  # pyright: ignore[reportUnusedClass]  # the server makes them
     """A connection, from its first request to its last."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]  # a `Server` alone makes handlers
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # a `_Server` alone makes handlers
 
     def setup(self) -> None:
         """Read within limits."""

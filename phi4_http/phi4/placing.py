@@ -26,7 +26,7 @@ from .template import Probe, opening, probe
 if TYPE_CHECKING:
     from .request import Phi
 
-log = logging.getLogger("phi4_http")
+log: logging.Logger = logging.getLogger("phi4_http")
 
 Placing: TypeAlias = Literal["system", "instructions", "all"]
 
@@ -82,7 +82,7 @@ class Placed:
 
     def __init__(self, counter: Counter, placing: Placing) -> None:
         self._counter = counter
-        self._placing = placing
+        self._placing: Placing = placing
 
     def count(self, messages: Sequence[Message]) -> Flow[Count]:
         """As the counter does."""

@@ -263,12 +263,13 @@ class Probe:
     def read(cls, kept: Any) -> Probe | None:
         """The same back; None for what is none."""
         try:
-            found = cls(**{**kept, "counts": tuple(kept["counts"])})
+            fields: dict[str, Any] = {**kept, "counts": tuple(kept["counts"])}
+            found = cls(**fields)
         except (TypeError, KeyError):
             return None
         flags = (found.user_kept, found.own_prompt, found.opens)
         sound = found.system in (None, "used", "merged", "replaced", "ignored") and len(found.counts) == 4
-        sound = sound and all(flag in (None, True, False) for flag in flags)
+        sound = sound and isinstance(found.requests, int) and all(flag in (None, True, False) for flag in flags)
         return found if sound and all(count is None or is_count(count) for count in found.counts) else None
 
 

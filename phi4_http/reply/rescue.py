@@ -115,7 +115,7 @@ class Continuation:
         self._pieces = 0  # tokens of this part's text
         self._written = ""  # what the model had written, and the end of its thought, when that was ended last
         self._raw_then = 0
-        self.cut_out = False
+        self.cut_out: bool = False
         """Whether the answer was asked for without the middle of the thought."""
         self.notes: list[str] = []
         """What is to be said of the parts."""
@@ -123,7 +123,7 @@ class Continuation:
         """Why a thought that was to be ended is left as it is."""
         self.used_up: Literal["max_tokens", "context"] | None = None
         """Which limit that was."""
-        self.skipped = 0
+        self.skipped: int = 0
         """How many of the next events are not the model's own words."""
 
     @property

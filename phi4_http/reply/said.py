@@ -42,16 +42,17 @@ class Said:
         self.id: Any = None
         self.model: Any = None
         self.finish_reason: str | None = None
-        self.counts = counts
+        self.counts: Any = counts
         self.server_stats: Mapping[str, Any] | None = None
         self.extra: dict[str, Any] = {}
         self.logprobs: list[Any] = []
         self.calls: dict[int, _Call] = {}
         self.further: set[str] = set()
-        self.data = self.delta = False
-        self.from_field = False
+        self.data: bool = False
+        self.delta: bool = False
+        self.from_field: bool = False
         self.unreadable: str | None = None
-        self.signed = False
+        self.signed: bool = False
 
     @property
     def usage(self) -> Usage | None:

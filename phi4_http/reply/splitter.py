@@ -57,7 +57,8 @@ class ThinkSplitter:
         profile: str = "phi",
     ) -> None:
         self._opener, *self._closers = chosen_tags(opener, closer, tags, profile)
-        self.opening_tag, self.closing_tag = self._opener, self._closers[0]
+        self.opening_tag: str = self._opener
+        self.closing_tag: str = self._closers[0]
         self._live = live_tags(self._opener, self._closers, assumed=opener == "assumed", first_counts=closer == "first")
         self._stirring = self._live[At.START].starts | {"_"}  # with none of these, text is just more of what it is
         self._running: tuple[Callable[[str], object], type[Thinking] | type[Solution]] | None = None

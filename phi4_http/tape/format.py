@@ -144,6 +144,7 @@ class ExchangeWriter:
         self._parts = [self._folder / f".{name}.{what}{PART_SUFFIX}" for what in ("body", "cuts", "json")]
         self._sum = hashlib.sha256()
         self._size = 0
+        self.made: list[Path]
         self._body, self.made = created(self._parts[0], exclusive=exclusive)
         with writing(self._folder):
             # Only now is it known that nobody puts one of that name in its place; whoever has just done so still needs
