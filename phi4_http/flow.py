@@ -157,7 +157,19 @@ class Close(NamedTuple):
     channel: Channel
 
 
-Step: TypeAlias = Http | Lms | Sleep | Open | Read | ReadAll | Close
+class Enter(NamedTuple):
+    """Enter a context manager of the client's own kind, `with` or `async with`; the result is what that gives."""
+
+    context: Any
+
+
+class Leave(NamedTuple):
+    """Leave a context manager that was entered; the result is None."""
+
+    context: Any
+
+
+Step: TypeAlias = Http | Lms | Sleep | Open | Read | ReadAll | Close | Enter | Leave
 Flow: TypeAlias = Generator[Step, Any, T]
 
 

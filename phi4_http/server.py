@@ -33,6 +33,7 @@ from .errors import (
 )
 from .flow import Answer, Flow, Http
 from .limits import Timeouts
+from .running import Work, work_at
 from .wire.listings import ModelInfo, parse_openai_models, parse_v0_models, parse_v1_models
 from .wire.refusals import read_answer
 
@@ -171,6 +172,9 @@ class Server:
         self.url = url
         self.timeouts: Timeouts = timeouts or Timeouts()
         self.local: bool = is_loopback(url)
+        self.address: str = address(url)
+        """The same for all ways of writing it."""
+        self.work: Work = work_at(self.address)
         self.on_tape: bool = False
         """Whether a recording answers for it, or its answers are recorded: nothing is then sent that need not be."""
         self.listing: Listing | None = None
@@ -360,3 +364,11 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def address(url: str) -> str:
+    """A server's address, the same however it is written: all names of this machine are one, and ports are told."""
+    parts = urllib.parse.urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{'this machine' if is_loopback(url) else host}:{port}{parts.path.rstrip('/')}"

@@ -96,6 +96,7 @@ class BlockingChannel(Incoming):
 
     def close(self) -> None:
         """Close the connection, which stops the model. A read that goes on in another thread ends."""
+        self.end_job()
         if self._aside is not None and not self._aside.over():
             self._given_up = True
             self._late = self._aside.abandon(self._shut, self._close) or []
@@ -232,3 +233,4 @@ class AsyncChannel(Incoming):
             running.exception()  # nobody waits for it
         if self.opened:
             await self.response.aclose()
+        self.end_job()

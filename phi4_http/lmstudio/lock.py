@@ -1,11 +1,13 @@
-"""A lock among processes, and threads and tasks too: a file that only one of them can create.
+"""A lock among processes, threads and tasks: the operating system's own, on a file of this user's.
 
-Nothing but `O_EXCL`, so that one piece of code serves Linux, macOS and Windows. The holder touches the file now and
-then. Who waits watches it: a file that does not change for a while belongs to nobody who lives, and is taken over by
-writing another name into it (no clock is compared with another's, so a machine that slept is no matter). Two that do
-so at once find out when they look again: the name that is in it then has the lock. What a file can't exclude (a holder
-that was suspended alone, a folder that can't be written) the reader of LM Studio's state must expect anyway, so
-nothing here is an error.
+`fcntl.flock`, or `msvcrt.locking` on Windows. It is gone when its holder dies, at once, so nothing here looks at ages.
+A file is never unlinked: who waits for it would hold the lock of another file than who comes next. A file that is no
+regular one (a FIFO, on which an open would hang; a link to somebody else's file) is refused. A folder that can't be
+written is a warning: the lock then holds within this process alone.
+
+The folder lies in the user's home, whatever `TMPDIR` or `XDG_CACHE_HOME` say: a service and a desktop of one user may
+have others. A child that is forked inherits open files and so their locks: it closes its copies, which takes nothing
+from the parent, and holds nothing.
 """
 
 from __future__ import annotations
@@ -14,109 +16,177 @@ import contextlib
 import hashlib
 import logging
 import os
-import tempfile
+import stat
+import sys
 import threading
-import time
-import uuid
+import weakref
 from pathlib import Path
+
+from ..errors import InvalidRequest
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
-BEAT_SECONDS = 2.0
-"""How often the holder touches its file."""
+if sys.platform == "win32":
+    import msvcrt
 
-STALE_SECONDS = 15.0
-"""After how long without a touch, watched, a file is nobody's. A machine under load may miss a few beats."""
+    def _lock(handle: int) -> None:
+        """Lock it now, or raise BlockingIOError."""
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError from error
+
+    def _unlock(handle: int) -> None:
+        os.lseek(handle, 0, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(handle: int) -> None:
+        """Lock it now, or raise BlockingIOError."""
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def lock_path(*names: str, folder: Path | None = None) -> Path:
-    """The file for these names, in the system's folder for temporary files; another one for each user."""
-    user = str(os.getuid()) if hasattr(os, "getuid") else ""  # nobody can take over what another user has left there
-    digest = hashlib.sha256("\0".join((user, *names)).encode("utf-8", "surrogatepass")).hexdigest()
-    return (folder or Path(tempfile.gettempdir())) / f"phi4_http-{digest[:16]}.lock"
+def lock_folder() -> Path | None:
+    """Where this user's locks are; None where the user has no home."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    caches = {"win32": ("AppData", "Local"), "darwin": ("Library", "Caches")}.get(sys.platform, (".cache",))
+    return home.joinpath(*caches, "phi4_http", "locks")
+
+
+def digest(name: str) -> str:
+    """A name of a file for any text."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 class FileLock:
     """One holder's side of a lock. `acquire` never waits: ask again later."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._name = uuid.uuid4().hex
-        self._seen: tuple[str, int] | None = None
-        self._since = 0.0
-        self._claimed = False
-        self._released = threading.Event()
+        self.path = path
+        self._handle: int | None = None
+        self._alone = False
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the interpreter may be at its end
+            self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is held through this object."""
+        return self._handle is not None or self._alone
 
     def acquire(self) -> bool:
-        """Whether the lock is held now."""
-        try:
-            held = self._create() or self._take_over()
-        except OSError as error:
-            log.warning("no lock at %s (%s): going on without", self._path, error)
-            return True
-        if held:
-            self._released.clear()
-            threading.Thread(target=self._beat, name="phi4_http lock", daemon=True).start()
-        return held
-
-    def release(self) -> None:
-        """Give the lock back, if it is still this one's."""
-        self._released.set()
-        self._claimed = False
-        with contextlib.suppress(OSError):
-            if self._holder() == self._name:
-                self._path.unlink()
-
-    def _create(self) -> bool:
-        try:
-            file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
+        """Whether the lock is held now. Raises InvalidRequest where something else than a file has its name."""
+        if self.held:
             return False
-        except PermissionError:
-            # Windows says so of a file that is being removed just now.
-            if os.access(self._path.parent, os.W_OK):
-                return False
-            raise
-        with os.fdopen(file, "w") as created:
-            created.write(self._name)
+        try:
+            handle = _opened(self.path)
+        except OSError as error:
+            return self._acquire_alone(error)
+        try:
+            _lock(handle)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except OSError as error:  # a file system without locks
+            os.close(handle)
+            return self._acquire_alone(error)
+        self._handle = handle
+        _inherited.add(self)
         return True
 
-    def _take_over(self) -> bool:
-        """Claim a stale file at one call; have it at the next, if no other claim came after."""
-        try:
-            if self._claimed:
-                self._claimed = False
-                return self._holder() == self._name
-            if self._is_stale():
-                log.warning("taking over the lock %s: its holder is gone", self._path)
-                self._claim()
-                self._claimed = True
-        except (FileNotFoundError, PermissionError):
-            # It was released just now; or, on Windows, somebody has it open.
-            return False
-        return False
+    def _acquire_alone(self, error: OSError) -> bool:
+        with _guard:
+            if self.path in _alone:
+                return False
+            _alone.add(self.path)
+        self._alone = True
+        if self.path.parent not in _told:
+            _told.add(self.path.parent)
+            log.warning("no locks in %s (%s): other processes are not waited for", self.path.parent, error)
+        return True
 
-    def _is_stale(self) -> bool:
-        now = time.monotonic()
-        seen = (self._holder(), self._path.stat().st_mtime_ns)
-        if seen != self._seen:
-            self._seen, self._since = seen, now
-        return now - self._since > STALE_SECONDS
-
-    def _claim(self) -> None:
-        claim = self._path.with_suffix(f".{self._name}")
-        claim.write_text(self._name)
-        try:
-            os.replace(claim, self._path)
-        finally:
-            claim.unlink(missing_ok=True)
-
-    def _holder(self) -> str:
-        return self._path.read_text()
-
-    def _beat(self) -> None:
-        while not self._released.wait(BEAT_SECONDS):
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
             with contextlib.suppress(OSError):
-                if self._holder() != self._name:
-                    return
-                os.utime(self._path)
+                _unlock(handle)
+            os.close(handle)
+        if self._alone:
+            self._alone = False
+            with _guard:
+                _alone.discard(self.path)
+
+    def known(self) -> bool:
+        """Whether somebody has ever had it."""
+        return self.path in _alone or os.path.lexists(self.path)
+
+    def used(self) -> float:
+        """When it was last `touch`ed, in seconds since the epoch; 0 where nobody can tell."""
+        try:
+            return os.stat(self.path).st_mtime
+        except OSError:
+            return 0.0
+
+    def touch(self) -> None:
+        """Note the time, for whoever asks for it."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def _forget(self) -> None:
+        """In a child: close the copy, without unlocking what is the parent's."""
+        handle, self._handle = self._handle, None
+        self._alone = False
+        if handle is not None:
+            os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    """The file, made where it is not there. Raises InvalidRequest for what is no regular file, and never waits."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        _check(path, os.lstat(path))
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, flags, 0o600)
+    try:
+        _check(path, os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidRequest(f"{path} is no regular file, and so no lock can be made there: remove it")
+
+
+# What holds of the process, and so can't belong to any object: which files a fork hands on, and which locks are held
+# without a file.
+_inherited: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_alone: set[Path] = set()
+_told: set[Path] = set()
+_guard = threading.Lock()
+
+
+def _forked() -> None:
+    global _guard
+    _guard = threading.Lock()
+    _alone.clear()
+    for lock in list(_inherited):
+        lock._forget()
+    _inherited.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

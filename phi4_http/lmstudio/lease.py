@@ -1,0 +1,69 @@
+"""Leases on the instances of one LM Studio: who uses one, among all processes of this user.
+
+In the folder of that LM Studio, of which the address is the name however it is written:
+
+    load-MODEL           held by who loads a model
+    gate-INSTANCE        held for a moment by who takes a lease, and by who unloads, from the last look to the end
+    lease-INSTANCE-N     held as long as a lease is; each has the first file that is free
+
+So an instance without leases, seen behind its gate, has none until the gate is open again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from .lock import FileLock, digest, lock_folder
+
+
+class Leases:
+    """The leases on what one LM Studio has. Nothing here waits."""
+
+    def __init__(self, address: str, folder: Path | None = None) -> None:
+        # Without a home, a name that can't be made: the locks then hold within this process.
+        self._folder = (folder or lock_folder() or Path("\0")) / digest(address)
+
+    def loading(self, key: str) -> FileLock:
+        """The lock of who loads this model."""
+        return FileLock(self._folder / f"load-{digest(key)}")
+
+    def gate(self, identifier: str) -> FileLock:
+        """The lock of who takes a lease on this instance, or unloads it."""
+        return FileLock(self._folder / f"gate-{digest(identifier)}")
+
+    def take(self, identifier: str) -> FileLock | None:
+        """A lease; None where the gate is held, by who unloads it, or takes one too: ask again."""
+        gate = self.gate(identifier)
+        if not gate.acquire():
+            return None
+        try:
+            lease = next(lease for lease in self._files(identifier) if lease.acquire())
+        finally:
+            gate.release()
+        lease.touch()
+        return lease
+
+    def taken(self, identifier: str) -> bool:
+        """Whether there is a lease. To be asked with the gate held."""
+        for lease in self._files(identifier):
+            if not lease.known():
+                return False
+            if not lease.acquire():
+                return True
+            lease.release()
+        return False
+
+    def used(self, identifier: str) -> float:
+        """When a lease last began or ended, in seconds since the epoch; 0 where there was none."""
+        last = 0.0
+        for lease in self._files(identifier):
+            if not lease.known():
+                break
+            last = max(last, lease.used())
+        return last
+
+    def _files(self, identifier: str) -> Iterator[FileLock]:
+        name = digest(identifier)
+        return (FileLock(self._folder / f"lease-{name}-{number}") for number in count())
