@@ -22,8 +22,11 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on the proxies, tokens and findings of whoever runs it, or leaves findings there."""
+def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test depends on the proxies, tokens, findings and locks of whoever runs it, or leaves any there."""
+    home = str(tmp_path_factory.getbasetemp() / "home")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, home)
     for name, value in NOTHING_KEPT.items():
         monkeypatch.setenv(name, value)
     for name in (*_PROXIES, *map(str.upper, _PROXIES), "LM_API_TOKEN", "LMSTUDIO_API_TOKEN"):

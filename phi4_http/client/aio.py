@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from .. import api
-from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, arun
+from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Step, arun
 from ..phi4 import asking
-from .base import Asking, Connected, Talking
+from .base import Asking, Connected, Talking, check_block
 from .binding import Module, awaited, making
 from .channel import AsyncChannel
 from .http import check_loop, request_options, translated
@@ -80,11 +80,16 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
         """Drive a flow to its value. What it has opened is closed if it fails."""
         check_loop("the asynchronous client is")
         opened: list[AsyncChannel] = []
+        entered: list[Any] = []
 
         async def perform(step: Step) -> Any:
             result = await self._perform(step)
             if isinstance(result, AsyncChannel):
                 opened.append(result)
+            elif isinstance(step, Enter):
+                entered.append(step.context)
+            elif isinstance(step, Leave) and step.context in entered:
+                entered.remove(step.context)
             return result
 
         try:
@@ -92,6 +97,8 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
         except BaseException:
             for channel in opened:
                 await channel.aclose()
+            for context in entered:
+                await self._perform(Leave(context))
             raise
 
     async def _perform(self, step: Step) -> Any:
@@ -112,6 +119,11 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
         if isinstance(step, ReadAll | Close):
             channel = step.channel
             return await (channel.aclose() if isinstance(step, Close) else channel.read_all(lenient=True))
+        if isinstance(step, Enter):
+            check_block(step.context, "__aenter__")
+            return await step.context.__aenter__()
+        if isinstance(step, Leave):
+            return await step.context.__aexit__(None, None, None)
         raise TypeError(f"{step!r} is not a step")
 
     async def _open(self, step: Open) -> AsyncChannel:
@@ -123,6 +135,7 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
                 sent = self._http.build_request(**request_options(self._endpoint, step.request))
             channel = AsyncChannel(self._endpoint.url, step.request, self.timeouts)
             channel.send = lambda: self._http.send(sent, stream=True)
+            channel.begin_job(self._state.work)
         if step.seconds is None:
             await channel.open()
         else:

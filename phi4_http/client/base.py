@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..phi4.counting import Counter
+    from ..phi4.request import Manager
     from ..reply.rescue import Rescue
     from ..wire.parameters import AskParameters
 
@@ -83,6 +84,15 @@ class Connected(Generic[HttpClient, Transport]):
         return self._endpoint.timeouts
 
 
+def check_block(context: object, entered: str) -> None:
+    """Raises InvalidRequest for what this kind of client can't enter."""
+    if not hasattr(type(context), entered):
+        raise InvalidRequest(
+            f"the manager's `use` gave {context!r}, which has no {entered}: Phi4 takes a ModelManager, AsyncPhi4 an "
+            "AsyncModelManager"
+        )
+
+
 AnyClient = TypeVar("AnyClient", bound="Connected[Any, Any]")
 
 
@@ -105,6 +115,8 @@ class Asking(Generic[AnyClient]):
         context_length: int | None = None,
         window: Literal["steady", "longest"] = "steady",
         rescue: Rescue | None = None,
+        manager: Manager | None = None,
+        config: object = None,
         cache: str | os.PathLike[str] | None = None,
         **parameters: Unpack[AskParameters],
     ) -> None:
@@ -128,6 +140,8 @@ class Asking(Generic[AnyClient]):
             context_length=context_length,
             window=window,
             rescue=rescue,
+            manager=manager,
+            config=config,
             kept=None if cache is None else Folder(cache),
             parameters=parameters,
         )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from .. import api
-from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, run
+from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Step, run
 from ..phi4 import asking
-from .base import Asking, Connected, Talking
+from .base import Asking, Connected, Talking, check_block
 from .binding import Module, blocking, making
 from .channel import BlockingChannel
 from .http import request_options, translated
@@ -83,11 +83,16 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
     def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
         opened: list[BlockingChannel] = []
+        entered: list[Any] = []
 
         def perform(step: Step) -> Any:
             result = self._perform(step)
             if isinstance(result, BlockingChannel):
                 opened.append(result)
+            elif isinstance(step, Enter):
+                entered.append(step.context)
+            elif isinstance(step, Leave) and step.context in entered:
+                entered.remove(step.context)
             return result
 
         try:
@@ -95,6 +100,8 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
         except BaseException:
             for channel in opened:
                 channel.close()
+            for context in entered:
+                self._perform(Leave(context))
             raise
 
     def _perform(self, step: Step) -> Any:
@@ -115,6 +122,11 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
         if isinstance(step, ReadAll | Close):
             channel = step.channel
             return channel.close() if isinstance(step, Close) else channel.read_all(lenient=True)
+        if isinstance(step, Enter):
+            check_block(step.context, "__enter__")
+            return step.context.__enter__()
+        if isinstance(step, Leave):
+            return step.context.__exit__(None, None, None)
         raise TypeError(f"{step!r} is not a step")
 
     _fresh: httpx.Client | None = None
@@ -138,6 +150,7 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
                 sent = http.build_request(**request_options(self._endpoint, step.request))
             channel = BlockingChannel(self._endpoint.url, step.request, self.timeouts)
             channel.send = lambda: http.send(sent, stream=True)
+            channel.begin_job(self._state.work)
             if step.seconds is not None:
                 sent.extensions["trace"] = channel.trace
         if step.seconds is None:
@@ -164,12 +177,13 @@ class Phi4(_Block, Asking[LMStudio]):
     `client` is a client, or a server's address: then, and without any, the client is made here and closed with this.
     Without a `model`, the server's own Phi-4-reasoning-plus is found, a loaded one first. `instructions` are appended
     to the system prompt. `opener="assumed"` is for a server that swallows every `<think>`; `closer="first"` lets the
-    first closing tag count instead of the last. `system="omit"` leaves the system message out, for a template that
-    puts in the model's prompt itself; `"auto"` finds out with `probe`. `reserve` is tokens kept free for the reply,
-    beside a history; `counter` counts tokens in the server's stead; `context_length` is tokens, for a server that does
-    not tell them. `window` says how a history that no longer fits is shortened: seldom and by much (`"steady"`, which
-    keeps the server's prompt cache), or as little as can be (`"longest"`). Further parameters are those of every
-    request (see `AskParameters` and `Rescue`). Raises InvalidRequest for what can't be.
+    first closing tag count instead of the last. `system="omit"` leaves the system message out, for a template that puts
+    in the model's prompt itself; `"auto"` finds out with `probe`. `reserve` is tokens kept free for the reply, beside a
+    history; `counter` counts tokens in the server's stead; `context_length` is tokens, for a server that does not tell
+    them. `window` says how a history that no longer fits is shortened: seldom and by much (`"steady"`, which keeps the
+    server's prompt cache), or as little as can be (`"longest"`). A `manager`, such as a `ModelManager`, has the model
+    loaded as `config` says, and keeps it from being unloaded for as long as a reply runs. Further parameters are those
+    of every request (see `AskParameters` and `Rescue`). Raises InvalidRequest for what can't be.
     """
 
     _client_type = LMStudio

@@ -18,6 +18,7 @@ from httpx_sse import ServerSentEvent
 from ..errors import NotLMStudio, Phi4Error, ServerUnreachable
 from ..flow import Answer, Http
 from ..limits import ANSWER_LIMIT, ERROR_LIMIT, EVENT_LIMIT, INFLATION, Timeouts
+from ..running import Job, Work
 from .http import limit_of, translate
 from .sse import EventReader, TooLong
 
@@ -29,6 +30,7 @@ class Incoming:
 
     def __init__(self, url: str, step: Http, timeouts: Timeouts) -> None:
         self.base: str = url
+        self.step: Http = step
         self.url: str = url + step.path
         self.opened: bool = False
         self.status: int = 0
@@ -42,6 +44,18 @@ class Incoming:
         self._held: list[bytes] = []
         self._size = 0
         self._cut = False
+        self._job: Job | None = None
+
+    def begin_job(self, work: Work) -> None:
+        """The model that the request names works from now on, until the channel is closed."""
+        model = (self.step.body or {}).get("model")
+        if isinstance(model, str) and "/models/" not in self.step.path:
+            self._job = work.begin(model)
+
+    def end_job(self) -> None:
+        """It works no more."""
+        if self._job is not None:
+            self._job.end()
 
     @property
     def unread(self) -> str:

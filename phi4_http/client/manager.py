@@ -8,10 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic
 
 from ..errors import Phi4Error
-from ..lmstudio.cache import Limits, ModelCache
+from ..lmstudio.cache import Leasing, ModelCache
 from ..lmstudio.config import Way
+from ..lmstudio.memory import Limits
+from ..wire.listings import Instance
 from .base import AnyClient
-from .binding import awaited, blocking
+from .binding import awaited, blocking, making
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,18 +54,53 @@ class Managing(Generic[AnyClient]):
         log.warning("not ejected: %s", fault)
 
 
+class Lease:
+    """A block with an instance that is not unloaded before the block is left; `ModelManager.use` makes it."""
+
+    def __init__(self, client: LMStudio, leasing: Leasing) -> None:
+        self._client = client
+        self._leasing = leasing
+
+    def __enter__(self) -> Instance:
+        return self._client._run(self._leasing.enter())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leasing.leave()
+
+
+class AsyncLease:
+    """As `Lease`, for `async with`."""
+
+    def __init__(self, client: AsyncLMStudio, leasing: Leasing) -> None:
+        self._client = client
+        self._leasing = leasing
+
+    async def __aenter__(self) -> Instance:
+        return await self._client._run(self._leasing.enter())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leasing.leave()
+
+
 class ModelManager(Managing[LMStudio]):
     """Models loaded when they are asked for, and given up when others need the room.
 
     `ttl` is the seconds without use after which LM Studio unloads what was loaded here (None: never); `max_models`
     and `memory_limit` (estimated bytes) bound what is loaded here at a time, and the least recently used goes first.
     `patience` is how many seconds a busy model is waited for, `timeout` how long a load may take. Models that others
-    have loaded are used too, but only unloaded where one is asked for with a setting it lacks, such as a longer
-    context. As a context manager, it ejects on leaving what it has loaded. It may be shared
-    by threads.
+    have loaded are used too, and loaded anew where one is asked for with a setting it lacks, such as a longer context:
+    only where it is seen to be idle and can keep its time to live, and it stays theirs. `use` keeps what it gives from
+    being unloaded; `get` does not. As a context manager, it ejects on leaving what it has loaded. It may be shared by
+    threads.
     """
 
     get: Final = blocking(ModelCache.get)
+    use: Final = making(ModelCache.use, Lease)
+    hold: Final = making(ModelCache.hold, Lease)
     eject: Final = blocking(ModelCache.eject)
     eject_all: Final = blocking(ModelCache.eject_all)
 
@@ -83,6 +120,8 @@ class AsyncModelManager(Managing[AsyncLMStudio]):
     """As `ModelManager`, awaited."""
 
     get: Final = awaited(ModelCache.get)
+    use: Final = making(ModelCache.use, AsyncLease)
+    hold: Final = making(ModelCache.hold, AsyncLease)
     eject: Final = awaited(ModelCache.eject)
     eject_all: Final = awaited(ModelCache.eject_all)
 

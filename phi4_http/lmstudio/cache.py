@@ -4,21 +4,19 @@ Its memory is what it has loaded itself, and when each was last asked for. The t
 to live is LM Studio's clock, people load and unload by hand, and other processes do too. So every call reads the state
 first, and drops from its memory what is gone.
 
-Of many callers that ask for one model at once, one loads; the others wait and take what it has loaded. Threads and
-tasks of one cache take turns by a lock in memory, so that the limits hold; processes by a lock file for each server and
-key. Where all that fails, LM Studio refuses an instance's name twice, and reading back finds a twin.
+Of many callers that ask for one model at once, one loads; the others wait for it and take what it has loaded. Threads
+and tasks of one cache wait in memory, processes of one user for a lock of the operating system. Models that are not the
+same are loaded side by side, as far as the limits go.
+
+What somebody else has loaded is loaded anew only where it stays theirs; who uses what is in `unloading`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import (
     ContextTooShort,
@@ -31,80 +29,23 @@ from ..errors import (
     Phi4Error,
     UnsupportedSetting,
 )
-from ..flow import Flow, Sleep
-from ..server import Server
+from ..flow import Flow, Sleep, ready
+from ..running import Job
 from ..wire.listings import Instance, ModelInfo
-from .config import ABLE, LoadConfig, Way, check_against, check_name, unmet, usable_ways
-from .inventory import listed, loaded, match, ways_of
-from .lifecycle import LOAD_SECONDS, estimate, load, unload
-from .lock import FileLock, lock_path
+from .config import ABLE, LoadConfig, Way, check_against, check_name, usable_ways
+from .inventory import listed, match, ways_of
+from .lifecycle import Obtained, check_loaded, estimate, obtain, refuse
+from .lock import FileLock
+from .memory import Flight
+from .unloading import LOCK, LOOK, MEMORY, Busy, Watch, copies, here, until
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
 _DEFAULT = LoadConfig()
 
-_LOCK_PAUSE, _BUSY_PAUSE = 0.25, 1.0
-"""The longest pauses, in seconds, between two looks at a lock, and at a busy instance, which takes a process."""
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a cache may use. None is no limit."""
-
-    ttl: int | None = 300
-    """Idle seconds after which LM Studio unloads what the cache has loaded, where the config says nothing."""
-    max_models: int | None = None
-    """Instances that the cache has loaded itself, at a time."""
-    memory_limit: int | None = None
-    """Estimated bytes of those instances together."""
-    patience: float = 60.0
-    """Seconds to wait for a busy instance that must go."""
-    timeout: float = LOAD_SECONDS
-    """Seconds for a load, and to wait for somebody else's."""
-
-    def __post_init__(self) -> None:
-        LoadConfig(ttl=self.ttl)
-        for name, unit in (("max_models", "models"), ("memory_limit", "bytes")):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InvalidRequest(f"{name} is {value!r}: it takes a whole number of {unit}, 1 or more")
-        for name in ("patience", "timeout"):
-            if not getattr(self, name) >= 0:
-                raise InvalidRequest(f"{name} is {getattr(self, name)!r}: it takes seconds, 0 or more")
-
-
-@dataclass(slots=True)
-class _Own:
-    """An instance that the cache has loaded."""
-
-    size: int
-    """Estimated bytes."""
-    used: float
-    """Seconds since the epoch, as `lms ps` has it."""
-
-
-class ModelCache:
-    """The flows of a `ModelManager`, and what they remember. May be shared by threads and tasks.
-
-    `ways` is the order in which ways are tried, as for `load`. `clock` gives seconds since the epoch.
-    """
-
-    def __init__(
-        self,
-        server: Server,
-        limits: Limits,
-        *,
-        ways: Sequence[Way] | None = None,
-        lock_folder: Path | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._server = server
-        self._limits = limits
-        self._ways = ways
-        self._lock_folder = lock_folder
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._own: dict[str, _Own] = {}
+class ModelCache(Watch):
+    """The flows of a `ModelManager`, and what they remember. May be shared by threads and tasks."""
 
     def get(
         self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
@@ -112,34 +53,44 @@ class ModelCache:
         """A loaded instance of the model with what the config asks for: one that is there, or a new one.
 
         Its `identifier` is the `model` of requests. However many threads, tasks and processes ask at once, one loads.
-        `on_progress` is called with the share loaded, 0 to 1. Raises ModelBusy for an instance that must go and works
-        on, DoesNotFit for the limit, and what `LMStudio.load` raises.
+        Nothing keeps it from being unloaded for another one: for that, there is `use`. `on_progress` is called with
+        the share loaded, 0 to 1. Raises ModelBusy for an instance that must go and works on, DoesNotFit for the limit,
+        ContextTooShort also where LM Studio is known to cut the context, and what `LMStudio.load` raises.
         """
         config = config or _DEFAULT
         check_name(key, "model key")
-        usable_ways(config, ways_of(self._server, self._ways))
-        instances = yield from self._state()
-        found = self._satisfying(key, config, instances)
+        usable_ways(config, ways_of(self.server, self._ways))
+        found = yield from self.quick(key, config)
         if found:
             return found
-        model = match(key, (yield from listed(self._server, self._ways)))
-        check_against(config, model)
-        lock = FileLock(lock_path(self._server.url, model.id, folder=self._lock_folder))
-        yield from self._await_lock(model.id, lock)
-        try:
-            return (yield from self._get(model, config, on_progress))
-        finally:
-            lock.release()
-            self._lock.release()
+        ends = time.monotonic() + self._limits.timeout
+        while True:
+            flight, mine = self._memory.join(key, config)
+            if mine:
+                return (yield from self._lead(flight, key, config, on_progress))
+            yield from self._await(key, lambda flight=flight: flight.over, ends, MEMORY)  # type: ignore[misc]
+            if flight.error is not None and flight.config == config:
+                raise flight.error
+            found = flight.instance and self._satisfying(flight.instance.model, config, [flight.instance])
+            if found:
+                return found
+
+    def use(
+        self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
+    ) -> Leasing:
+        """A block with an instance as `get` gives it, which is not unloaded before the block is left: by no manager of
+        this user, in any thread, task or process. Entering raises what `get` raises."""
+        return Leasing(self, key, lambda: self.get(key, config, on_progress=on_progress), config or _DEFAULT)
 
     def eject(self, name: str) -> Flow[tuple[Instance, ...]]:
         """Unload the instance of that identifier, or else all instances of that model, and return them.
 
-        Waits for busy ones. Raises ModelBusy, and ModelNotFound where nothing of that name is loaded.
+        Waits for busy ones. Raises ModelBusy, also for one that others have loaded where nobody reports whether it is
+        at work, and ModelNotFound where nothing of that name is loaded.
         """
         instances = yield from self._state()
-        found = [one for one in _here(instances) if one.identifier == name]
-        found = found or [one for one in _here(instances) if one.model == name]
+        found = [one for one in here(instances) if one.identifier == name]
+        found = found or [one for one in here(instances) if one.model == name]
         if not found:
             available = tuple(one.identifier for one in instances)
             raise ModelNotFound(f"no loaded instance is named {name!r}.", model=name, available=available)
@@ -147,118 +98,225 @@ class ModelCache:
 
     def eject_all(self) -> Flow[tuple[Instance, ...]]:
         """Unload all that this cache has loaded and that is still there, and return it. Waits for busy ones."""
+        if not self._memory.own:
+            return ()
         instances = yield from self._state()
-        return (yield from self._eject([one for one in instances if one.identifier in self._own]))
+        return (yield from self._eject([one for one in instances if one.identifier in self._memory.own]))
+
+    def hold(self, identifier: str) -> Leasing:
+        """A block in which no manager of this user unloads an instance of that name, if there is one. It asks nothing
+        of the server. Entering raises ModelBusy where it is being unloaded for longer than a load may take."""
+        check_name(identifier, "identifier")
+        return Leasing(self, identifier, lambda: ready(Instance(identifier, identifier)), None)
+
+    def _leased(self, name: str, ends: float) -> Flow[FileLock]:
+        """A lease on this instance. Raises ModelBusy where it can't be had in time."""
+        for pause in until(ends, LOCK):
+            lease = self._leases.take(name)
+            if lease is not None:
+                return lease
+            yield Sleep(pause)
+        raise ModelBusy(name, waited=self._limits.timeout, status="being unloaded")
 
     # --- one turn
 
-    def _get(self, model: ModelInfo, config: LoadConfig, on_progress: Callable[[float], None] | None) -> Flow[Instance]:
+    def _lead(
+        self, flight: Flight, key: str, config: LoadConfig, on_progress: Callable[[float], None] | None
+    ) -> Flow[Instance]:
+        """Do what others wait for."""
+        try:
+            model = match(key, (yield from listed(self.server, self._ways)))
+            check_against(config, model)
+            lock = self._leases.loading(model.id)
+            yield from self._await(model.id, lock.acquire, time.monotonic() + self._limits.timeout, LOCK)
+            try:
+                flight.instance = yield from self._get(flight, model, config, on_progress)
+            finally:
+                lock.release()
+            return flight.instance
+        except Phi4Error as error:
+            flight.error = error
+            raise
+        finally:
+            self._memory.loading.pop(id(flight), None)
+            self._memory.land(key, flight)
+
+    def _get(
+        self, flight: Flight, model: ModelInfo, config: LoadConfig, on_progress: Callable[[float], None] | None
+    ) -> Flow[Instance]:
         """With the lock held: what is there now, or else a load."""
         instances = yield from self._state()
         found = self._satisfying(model.id, config, instances)
         if found:
             return found
+        memory = self._memory
         # Whatever is there of this model is too short, or set otherwise: two copies would take twice the memory.
-        for instance in _copies(model.id, config, instances):
-            log.info("%s lacks the %s asked for: reloading", instance.identifier, ", ".join(unmet(config, instance)))
-            yield from self._free(instance)
-        size = yield from self._size(model, config)
-        yield from self._make_room(model, size)
+        there = copies(model.id, config, instances)
+        old = next((one for one in there if one.identifier in memory.own), there[0] if there else None)
+        theirs = old is not None and old.identifier not in memory.own
+        ways, wanted, size = self._ways, config, 0
+        if old is not None:
+            self._check_cut(model.id, config, old)
+        if old is not None and theirs:
+            old, wanted, ways = yield from self._as_theirs(old, model.id, config)
+        elif old is not None and (old.identifier != model.id or len(there) > 1):
+            named = dataclasses.replace(config, identifier=old.identifier)
+            wanted = named if any(not named.beyond(way) for way in ways_of(self.server, ways)) else config
+        if not theirs:
+            size = yield from self._size(model, config)
+        if old is not None:
+            lacking = ", ".join(memory.lacks(config, old))
+            log.info("%s lacks the %s asked for: reloading", old.identifier, lacking)
+            yield from self._free(old)
+        if not theirs:
+            yield from self._make_room(flight, model, size)
         try:
-            instance = yield from self._load(model, config, on_progress)
-        except ContextTooShort as error:  # loaded all the same
-            self._own[error.identifier] = _Own(size, self._clock())
+            got, asked = yield from self._load(
+                model, wanted, ways, on_progress, ttl=None if theirs else self._limits.ttl
+            )
+        except Phi4Error:
+            if old is not None and theirs:
+                yield from self._put_back(old, ways)
             raise
-        self._own[instance.identifier] = _Own(size, self._clock())
-        return instance
+        if got.made and not theirs:
+            memory.keep(got.instance.identifier, asked, size, self._clock())
+        if got.made:
+            self._check_made(model.id, config, got.instance)
+        return got.instance
 
     def _load(
-        self, model: ModelInfo, config: LoadConfig, on_progress: Callable[[float], None] | None
-    ) -> Flow[Instance]:
-        def with_ttl(ttl: int | None) -> Flow[Instance]:
-            wanted = dataclasses.replace(config, ttl=ttl)
-            timeout = self._limits.timeout
-            return load(self._server, model.id, wanted, ways=self._ways, timeout=timeout, on_progress=on_progress)
+        self,
+        model: ModelInfo,
+        config: LoadConfig,
+        ways: Sequence[Way] | None,
+        on_progress: Callable[[float], None] | None,
+        *,
+        ttl: int | None,
+    ) -> Flow[tuple[Obtained, LoadConfig]]:
+        """What was loaded, and what was asked for."""
 
-        if config.ttl is not None or self._limits.ttl is None:
+        def with_ttl(ttl: int | None) -> Flow[tuple[Obtained, LoadConfig]]:
+            asked = dataclasses.replace(config, ttl=ttl)
+            timeout = self._limits.timeout
+            flow = obtain(self.server, model.id, asked, ways=ways, timeout=timeout, on_progress=on_progress)
+            return (yield from flow), asked
+
+        if config.ttl is not None or ttl is None:
             return (yield from with_ttl(config.ttl))
         try:
-            return (yield from with_ttl(self._limits.ttl))
+            return (yield from with_ttl(ttl))
         except (UnsupportedSetting, LmsNotFound):
             # The time to live is this cache's wish, not the caller's: what can't have one may still be loaded.
-            instance = yield from with_ttl(None)
-            log.warning("%s stays loaded until it is ejected: REST, which loaded it, sets no ttl", instance.identifier)
-            return instance
+            got, asked = yield from with_ttl(None)
+            name = got.instance.identifier
+            log.warning("%s stays loaded until it is ejected: REST, which loaded it, sets no ttl", name)
+            return got, asked
 
-    def _await_lock(self, key: str, lock: FileLock) -> Flow[None]:
-        """Both locks, or ModelBusy after as long as a load may take."""
-        for pause in _pauses(self._limits.timeout, _LOCK_PAUSE):
-            if self._acquire(lock):
-                return
-            yield Sleep(pause)
-        raise ModelBusy(key, waited=self._limits.timeout, status="being loaded by somebody else")
+    def _check_cut(self, key: str, config: LoadConfig, old: Instance) -> None:
+        """Raises ContextTooShort where a reload would give what is there already."""
+        limit = self._memory.cut(key, config)
+        if limit is not None and config.context_length is not None and (old.context_length or 0) >= limit:
+            raise ContextTooShort(config.context_length, limit, identifier=old.identifier)
 
-    def _acquire(self, lock: FileLock) -> bool:
-        if not self._lock.acquire(blocking=False):
-            return False
-        held = False
+    def _check_made(self, key: str, config: LoadConfig, instance: Instance) -> None:
         try:
-            held = lock.acquire()
-        finally:
-            if not held:
-                self._lock.release()
-        return held
+            check_loaded(instance, config)
+        except ContextTooShort as error:
+            self._memory.note_cut(key, config, error.limit)
+            raise
+
+    # --- what somebody else has loaded
+
+    def _as_theirs(
+        self, old: Instance, key: str, config: LoadConfig
+    ) -> Flow[tuple[Instance, LoadConfig, tuple[Way, ...]]]:
+        """How to load somebody else's instance anew so that it is theirs still: its own name and time to live.
+
+        Raises ContextTooShort or LoadFailed where that can't be, or where nobody reports the time to live.
+        """
+        seen = yield from self._reported(old.identifier)
+        lacking = self._memory.lacks(config, old)
+        if seen is None or config.ttl not in (None, seen.ttl):
+            refuse(old, lacking, config)
+        name = seen.identifier if seen.identifier != key else config.identifier
+        wanted = dataclasses.replace(config, ttl=seen.ttl, identifier=name)
+        order = ways_of(self.server, self._ways)
+        if seen.ttl is None:
+            order = tuple(way for way in order if way != "jit")  # which sets one of its own
+        usable = tuple(way for way in order if not wanted.beyond(way))
+        if not usable:
+            refuse(old, lacking, config)
+        return seen, wanted, usable
+
+    def _put_back(self, old: Instance, ways: Sequence[Way] | None) -> Flow[None]:
+        """Somebody else's instance was unloaded for one that could not be loaded: theirs is loaded again, if it can."""
+        name = old.identifier if old.identifier != old.model else None
+        before = LoadConfig(context_length=old.context_length, ttl=old.ttl, identifier=name)
+        try:
+            yield from obtain(self.server, old.model, before, ways=ways, timeout=self._limits.timeout)
+        except Phi4Error as error:
+            log.warning("%s, which somebody else had loaded, could not be loaded again: %s", old.identifier, error)
 
     # --- room
 
     def _size(self, model: ModelInfo, config: LoadConfig) -> Flow[int]:
-        """Bytes that the model is expected to take; 0 where no limit asks. Without `lms`, the size of its file."""
-        if self._limits.memory_limit is None:
+        """Bytes that the model is expected to take; 0 where no limit asks. Without `lms`, the size of its file.
+
+        Raises DoesNotFit for one that is above the limit alone.
+        """
+        limit, size = self._limits.memory_limit, None
+        if limit is None:
             return 0
         known = {name: getattr(config, name) for name in config.settings if "lms" in ABLE[name]}
-        if "lms" in ways_of(self._server, self._ways):
+        if "lms" in ways_of(self.server, self._ways):
             try:
-                return (yield from estimate(self._server, model.id, LoadConfig(**known))).total_bytes
+                size = (yield from estimate(self.server, model.id, LoadConfig(**known))).total_bytes
             except LmsError as error:
                 log.debug("no estimate: %s", error)
-        log.warning("%s is counted with the size of its file: it will take more than that", model.id)
-        return model.size_bytes or 0
-
-    def _make_room(self, model: ModelInfo, size: int) -> Flow[None]:
-        """Evict what was used least recently, of what this cache has loaded, until one more of that size is allowed."""
-        limit = self._limits.memory_limit
-        if limit is not None and size > limit:
+        if size is None:
+            log.warning("%s is counted with the size of its file: it will take more than that", model.id)
+            size = model.size_bytes or 0
+        if size > limit:
             message = f"{model.id} takes about {size:,} bytes, and the limit is {limit:,}."
             raise DoesNotFit(message, needed=size, limit=limit)
-        while self._own and not self._has_room(size):
-            instances = {one.identifier: one for one in (yield from self._state())}
-            if self._has_room(size):  # one was gone by itself
-                break
-            # An idle one if there is any; of those, the one whose last use, through here or not, is longest ago.
-            victim = min(
-                self._own,
-                key=lambda name: (
-                    bool(instances[name].busy),
-                    max(self._own[name].used, instances[name].last_used or 0.0),
-                ),
-            )
-            log.info("evicting %s for %s", victim, model.id)
-            yield from self._free(instances[victim])
+        return size
 
-    def _has_room(self, size: int) -> bool:
-        limits = self._limits
-        used = sum(own.size for own in self._own.values())
-        return (limits.max_models is None or len(self._own) < limits.max_models) and (
-            limits.memory_limit is None or used + size <= limits.memory_limit
-        )
+    def _make_room(self, flight: Flight, model: ModelInfo, size: int) -> Flow[None]:
+        """Evict what was used least recently, of what this cache has loaded, until one more of that size is allowed."""
+        began, busy, name = time.monotonic(), Busy("waiting for others to be loaded"), model.id
+        memory, limits = self._memory, self._limits
+        for pause in until(began + max(limits.patience, limits.timeout), LOOK):
+            while not memory.reserve(flight, size, limits):
+                for instance in self._by_use((yield from self._state())):
+                    reason = yield from self._unloaded(instance.identifier)
+                    if reason is None:
+                        log.info("evicted %s for %s", instance.identifier, model.id)
+                        break
+                    busy, name = reason, instance.identifier
+                else:
+                    break
+            else:
+                return
+            if not memory.loading and time.monotonic() - began >= limits.patience:
+                break  # what is being loaded is waited for longer: as long as a load may take
+            yield Sleep(min(pause, max(began + limits.patience - time.monotonic(), 0.01)))
+        raise ModelBusy(name, waited=time.monotonic() - began, status=busy.status, queued=busy.queued)
+
+    def _by_use(self, instances: Iterable[Instance]) -> list[Instance]:
+        """Those of this cache: idle ones first, and of those the one whose last use, through here or not, is longest
+        ago."""
+        own = self._memory.own
+        found = [one for one in here(instances) if one.identifier in own]
+        return sorted(found, key=lambda one: (bool(one.busy), max(own[one.identifier].used, one.last_used or 0.0)))
 
     def _eject(self, instances: Iterable[Instance]) -> Flow[tuple[Instance, ...]]:
         """Free each; one that does not go does not keep the others, and its error is raised at the end."""
         gone: list[Instance] = []
         fault: Phi4Error | None = None
+        ends = time.monotonic() + self._limits.patience
         for instance in instances:
             try:
-                yield from self._free(instance)
+                yield from self._free(instance, ends)
                 gone.append(instance)
             except Phi4Error as error:
                 fault = fault or error
@@ -266,61 +324,59 @@ class ModelCache:
             raise fault
         return tuple(gone)
 
-    def _free(self, instance: Instance) -> Flow[None]:
-        """Unload an instance as soon as it is idle. Raises ModelBusy where it does not become so."""
-        name, patience = instance.identifier, self._limits.patience
-        for pause in _pauses(patience, _BUSY_PAUSE):
-            if not instance.busy:
-                break
+    def _await(self, key: str, over: Callable[[], bool], ends: float, longest: float) -> Flow[None]:
+        """Wait for somebody else's load, or raise ModelBusy."""
+        for pause in until(ends, longest):
+            if over():
+                return
             yield Sleep(pause)
-            instances = {one.identifier: one for one in _here((yield from self._state()))}
-            if name not in instances:
-                return  # its time was over, or somebody else was quicker
-            instance = instances[name]
-        if instance.busy:
-            raise ModelBusy(name, waited=patience, status=instance.status, queued=instance.queued)
-        if instance.busy is None:
-            log.warning("unloading %s, though nobody tells whether it is idle", name)
-        with contextlib.suppress(ModelNotFound):  # as above
-            yield from unload(self._server, name, ways=self._ways)
-        self._own.pop(name, None)
-
-    # --- what is there
-
-    def _state(self) -> Flow[tuple[Instance, ...]]:
-        """What is loaded now; what is gone is forgotten."""
-        instances = yield from loaded(self._server, ways=self._ways)
-        there = {one.identifier for one in _here(instances)}
-        for identifier in [name for name in self._own if name not in there]:
-            self._own.pop(identifier, None)
-        return instances
-
-    def _satisfying(self, key: str, config: LoadConfig, instances: Iterable[Instance]) -> Instance | None:
-        """A loaded instance that has what is asked for; it counts as used now."""
-        for instance in _copies(key, config, instances):
-            if not unmet(config, instance):
-                own = self._own.get(instance.identifier)
-                if own:
-                    own.used = self._clock()
-                return instance
-        return None
+        raise ModelBusy(key, waited=self._limits.timeout, status="being loaded by somebody else")
 
 
-def _here(instances: Iterable[Instance]) -> list[Instance]:
-    """Those on this machine, not lent by another one (LM Link)."""
-    return [one for one in instances if one.device is None]
+class Leasing:
+    """One block's lease on an instance: what entering and leaving it do."""
 
+    def __init__(
+        self, cache: ModelCache, name: str, get: Callable[[], Flow[Instance]], config: LoadConfig | None
+    ) -> None:
+        self._cache = cache
+        self._name = name
+        self._get = get
+        self._config = config
+        self._lease: FileLock | None = None
+        self._job: Job | None = None
 
-def _copies(key: str, config: LoadConfig, instances: Iterable[Instance]) -> list[Instance]:
-    """The instances of the model that may stand for the one asked for."""
-    return [one for one in _here(instances) if one.model == key and config.identifier in (None, one.identifier)]
+    def enter(self) -> Flow[Instance]:
+        """The instance, with nobody to unload it before `leave`. Raises what `get` raises."""
+        if self._lease is not None:
+            raise InvalidRequest("this lease is held: ask for another one")
+        cache = self._cache
+        ends = time.monotonic() + cache._limits.timeout
+        while True:
+            instance = yield from self._get()
+            self._lease = yield from cache._leased(instance.identifier, ends)
+            self._job = cache.server.work.begin(instance.identifier)
+            try:
+                if (yield from self._still(instance.identifier)):
+                    return instance
+            except BaseException:
+                self.leave()
+                raise
+            self.leave()  # it was unloaded just before
 
+    def leave(self) -> None:
+        """Give it back; more than once is no matter."""
+        lease, self._lease = self._lease, None
+        if lease is not None and self._job is not None:
+            self._cache.touch(self._job.model)
+            self._job.end()
+            lease.touch()
+            lease.release()
 
-def _pauses(seconds: float, longest: float) -> Iterator[float]:
-    """Pauses that grow up to `longest` and take so many seconds together."""
-    pause = 0.05
-    while seconds > 0:
-        yield min(pause, seconds)
-        seconds -= pause
-        pause = min(2 * pause, longest)
-    yield 0.0
+    def _still(self, name: str) -> Flow[bool]:
+        if self._config is None:
+            return True
+        found = yield from self._cache.quick(self._name, self._config)
+        if found is not None:
+            return found.identifier == name
+        return any(one.identifier == name for one in (yield from self._cache._state()))

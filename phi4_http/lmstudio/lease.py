@@ -11,6 +11,7 @@ So an instance without leases, seen behind its gate, has none until the gate is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -22,8 +23,8 @@ class Leases:
     """The leases on what one LM Studio has. Nothing here waits."""
 
     def __init__(self, address: str, folder: Path | None = None) -> None:
-        # Without a home, a name that can't be made: the locks then hold within this process.
-        self._folder = (folder or lock_folder() or Path("\0")) / digest(address)
+        # Without a home, a folder that can't be made: the locks then hold within this process.
+        self._folder = (folder or lock_folder() or Path(os.devnull)) / digest(address)
 
     def loading(self, key: str) -> FileLock:
         """The lock of who loads this model."""

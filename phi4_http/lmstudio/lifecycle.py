@@ -16,8 +16,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from ..api import path
 from ..errors import (
@@ -48,6 +49,8 @@ LOAD_SECONDS = 600.0
 
 _GONE_TRIES = 10
 _GONE_PAUSE = 0.3
+_IN_USE_PAUSE = 1.0
+"""Seconds until a load is tried again whose name is in use by another load."""
 
 _DEFAULT = LoadConfig()
 
@@ -72,8 +75,31 @@ def load(
     warning in the log. Raises InvalidRequest, UnsupportedSetting, ModelNotFound, ContextTooShort, DoesNotFit,
     LoadFailed, LmsError, and what the server raises.
     """
-    check_name(key, "model key")
     config = config or _DEFAULT
+    got = yield from obtain(server, key, config, ways=ways, timeout=timeout, on_progress=on_progress)
+    if got.made:
+        check_loaded(got.instance, config, allow_shorter=allow_shorter)
+    return got.instance
+
+
+class Obtained(NamedTuple):
+    """An instance, and whether it was loaded here and now: not taken, nor loaded by somebody else meanwhile."""
+
+    instance: Instance
+    made: bool
+
+
+def obtain(
+    server: Server,
+    key: str,
+    config: LoadConfig,
+    *,
+    ways: Sequence[Way] | None = None,
+    timeout: float = LOAD_SECONDS,
+    on_progress: Callable[[float], None] | None = None,
+) -> Flow[Obtained]:
+    """As `load`, without a judgement on what was loaded."""
+    check_name(key, "model key")
     order = ways_of(server, ways)
     usable = usable_ways(config, order)
     try:
@@ -85,11 +111,10 @@ def load(
     adopted = adopt(model.id, config, listing.instances)
     if adopted:
         log.debug("%s is loaded already", adopted.identifier)
-        return adopted
+        return Obtained(adopted, made=False)
     job = _Job(server, way, model, config, listing.models, timeout, on_progress)
-    instance = yield from _confirmed(job, (yield from _carried_out(job)))
-    _check_loaded(instance, config, allow_shorter)
-    return instance
+    got = yield from _carried_out(job)
+    return got._replace(instance=(yield from _confirmed(job, got.instance)))
 
 
 def _looked(server: Server, way: Way) -> Flow[tuple[Way, Shown]]:
@@ -121,7 +146,7 @@ def adopt(key: str, config: LoadConfig, instances: Iterable[Instance]) -> Instan
         if not lacks:
             return instance
     if lacking:
-        _refuse(*lacking[0], config)
+        refuse(*lacking[0], config)
     name = config.identifier or key
     for instance in here:
         if instance.identifier == name:
@@ -129,7 +154,8 @@ def adopt(key: str, config: LoadConfig, instances: Iterable[Instance]) -> Instan
     return None
 
 
-def _refuse(instance: Instance, lacks: Sequence[str], config: LoadConfig) -> None:
+def refuse(instance: Instance, lacks: Sequence[str], config: LoadConfig) -> NoReturn:
+    """Raises ContextTooShort or LoadFailed for a loaded instance that lacks this and stays as it is."""
     if config.context_length is not None and "context_length" in lacks:
         raise ContextTooShort(config.context_length, instance.context_length or 0, identifier=instance.identifier)
     raise LoadFailed(f"{instance.identifier!r} is loaded with another {' and '.join(lacks)}: unload it first.")
@@ -148,26 +174,21 @@ class _Job:
     on_progress: Callable[[float], None] | None
 
 
-def _carried_out(job: _Job) -> Flow[Instance]:
-    """Act, and look again: the instance is what is there then."""
-    fault: Phi4Error | None = None
+def _carried_out(job: _Job) -> Flow[Obtained]:
+    """Act, and look again: the instance is what is there then. While somebody else loads under its name, wait."""
     server, way, model = job.server, job.way, job.model
-    identifier = job.config.identifier or model.id
-    server.changed()
-    try:
-        if way == "lms":
-            yield from _load_lms(job)
-        elif way == "rest":
-            identifier = yield from _load_rest(job)
-        else:
-            yield from _load_jit(job)
-    except (LmsFailed, LmsTimeout, ServerError, ServerUnreachable) as error:
-        fault = error
-    try:
-        after = yield from loaded(server, ways=[way])
-    except Phi4Error as error:
-        raise fault or error from None
-    named = next((one for one in after if _is_named(one, identifier)), None)
+    ends = time.monotonic() + job.timeout
+    while True:
+        fault, identifier = yield from _acted(job)
+        try:
+            after = yield from loaded(server, ways=[way])
+        except Phi4Error as error:
+            raise fault or error from None
+        named = next((one for one in after if _is_named(one, identifier)), None)
+        in_use = isinstance(fault, LoadFailed | LmsFailed) and "already in use" in fault.message
+        if named is not None or not in_use or time.monotonic() > ends:
+            break
+        yield Sleep(_IN_USE_PAUSE)
     if named is None:
         raise fault or LoadFailed(f"{way} said that it loaded {model.id}, but no instance {identifier!r} is there.")
     if named.model != model.id:
@@ -179,8 +200,25 @@ def _carried_out(job: _Job) -> Flow[Instance]:
     if fault:
         log.warning("%s is loaded, though the load said: %s", identifier, fault)
     if way == "rest":
-        return (yield from _without_twin(job, named, after))
-    return named
+        named, mine = (yield from _without_twin(job, named, after)), named
+        return Obtained(named, made=named is mine)
+    return Obtained(named, made=not in_use)
+
+
+def _acted(job: _Job) -> Flow[tuple[Phi4Error | None, str]]:
+    """What went wrong, as far as anybody says, and the identifier to look for."""
+    identifier = job.config.identifier or job.model.id
+    job.server.changed()
+    try:
+        if job.way == "lms":
+            yield from _load_lms(job)
+        elif job.way == "rest":
+            identifier = yield from _load_rest(job)
+        else:
+            yield from _load_jit(job)
+    except (LmsFailed, LmsTimeout, ServerError, ServerUnreachable) as error:
+        return error, identifier
+    return None, identifier
 
 
 def _load_lms(job: _Job) -> Flow[None]:
@@ -265,12 +303,13 @@ def _confirmed(job: _Job, instance: Instance) -> Flow[Instance]:
     return dataclasses.replace(instance, context_length=min(lengths, default=None))
 
 
-def _check_loaded(instance: Instance, config: LoadConfig, allow_shorter: bool) -> None:
+def check_loaded(instance: Instance, config: LoadConfig, *, allow_shorter: bool = False) -> None:
+    """Raises ContextTooShort for an instance that was loaded with less than was asked for; the rest is a warning."""
     if config.context_length is not None and instance.context_length is None:
         log.warning("%s does not tell its context length: it may be shorter than asked for", instance.identifier)
     for name in unmet(config, instance):
         if name == "context_length" and not allow_shorter:
-            _refuse(instance, [name], config)
+            refuse(instance, [name], config)
         log.warning("%s is loaded with less than the %s asked for (%s)", instance.identifier, name, config)
 
 

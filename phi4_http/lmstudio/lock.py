@@ -18,7 +18,6 @@ import logging
 import os
 import stat
 import sys
-import threading
 import weakref
 from pathlib import Path
 
@@ -104,10 +103,9 @@ class FileLock:
         return True
 
     def _acquire_alone(self, error: OSError) -> bool:
-        with _guard:
-            if self.path in _alone:
-                return False
-            _alone.add(self.path)
+        mine = object()
+        if _alone.setdefault(self.path, mine) is not mine:
+            return False
         self._alone = True
         if self.path.parent not in _told:
             _told.add(self.path.parent)
@@ -123,8 +121,7 @@ class FileLock:
             os.close(handle)
         if self._alone:
             self._alone = False
-            with _guard:
-                _alone.discard(self.path)
+            _alone.pop(self.path, None)
 
     def known(self) -> bool:
         """Whether somebody has ever had it."""
@@ -174,14 +171,11 @@ def _check(path: Path, found: os.stat_result) -> None:
 # What holds of the process, and so can't belong to any object: which files a fork hands on, and which locks are held
 # without a file.
 _inherited: weakref.WeakSet[FileLock] = weakref.WeakSet()
-_alone: set[Path] = set()
+_alone: dict[Path, object] = {}
 _told: set[Path] = set()
-_guard = threading.Lock()
 
 
 def _forked() -> None:
-    global _guard
-    _guard = threading.Lock()
     _alone.clear()
     for lock in list(_inherited):
         lock._forget()

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..errors import (
     AuthError,
@@ -23,7 +23,7 @@ from ..errors import (
     ServerError,
 )
 from ..events import Reply
-from ..flow import Flow
+from ..flow import Enter, Flow, Leave
 from ..reply.question import RawPrompt, Request
 from ..reply.rescue import Rescue
 from ..reply.tags import chosen_tags
@@ -53,6 +53,23 @@ _NOT_FOR_RAW = frozenset(
 )
 
 
+class Held(Protocol):
+    """A model that is kept loaded."""
+
+    @property
+    def identifier(self) -> str:
+        """Its name in requests."""
+        ...
+
+
+class Manager(Protocol):
+    """What keeps a model loaded while it is used: a `ModelManager`, or whatever else has its `use`."""
+
+    def use(self, key: str, config: Any = None, /) -> Any:
+        """A context manager (for `AsyncPhi4` an asynchronous one) that gives a `Held` on being entered."""
+        ...
+
+
 class Phi:
     """What goes with every question of one `Phi4`."""
 
@@ -70,6 +87,8 @@ class Phi:
         context_length: int | None = None,
         window: Literal["steady", "longest"] = "steady",
         rescue: Rescue | None = None,
+        manager: Manager | None = None,
+        config: object = None,
         kept: Kept | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
@@ -86,8 +105,12 @@ class Phi:
                 raise InvalidRequest(f"{name} is {tokens!r}: it takes a whole number of tokens from {least} up")
         if model is not None:
             check_model(model)
+        if config is not None and manager is None:
+            raise InvalidRequest("a config is the manager's to load by, and there is no manager: give both")
         self.server = server
         self.model = model
+        self.manager = manager
+        self.config = config
         self.instructions = instructions
         self.opener: Literal["auto", "assumed"] = opener
         self.closer: Literal["last", "first"] = closer
@@ -147,6 +170,8 @@ class Turn:
         self._prompt = prompt
         self._rescue, asked = told_apart(phi.rescue, parameters)
         self._fields = {**SAMPLING, **phi.parameters, **asked}
+        self._context: Any = None  # that of the manager, while it is entered
+        self._model = ""  # the instance that it holds
         self._window_sent: Sequence[Message] = ()  # with its system message, wherever that goes
         # Built now, so that a prompt or a history that can't be sent is refused before anything is.
         messages = assemble(prompt, self._before, instructions=talk.instructions)
@@ -155,7 +180,7 @@ class Turn:
     def prepared(self) -> Flow[Request]:
         """The request, with what of the history fits."""
         talk, phi = self._talk, self._phi
-        model = yield from named(phi, talk.model)
+        model = yield from self._held()
         placing = yield from placing_of(phi, model, self._fields)
         messages = messages_of(talk, self._prompt, self._before)
         window = yield from self._window(model, messages, placing)
@@ -171,6 +196,25 @@ class Turn:
             dropped=window.dropped,
             notes=(note,) if note else (),
         )
+
+    def _held(self) -> Flow[str]:
+        """The model to ask; with a manager, the instance that is held for it until the reply is left."""
+        phi = self._phi
+        if self._context is not None:
+            return self._model
+        model = yield from named(phi, self._talk.model)
+        if phi.manager is None:
+            return model
+        context = phi.manager.use(model, phi.config)
+        held: Held = yield Enter(context)
+        self._context, self._model = context, held.identifier
+        return self._model
+
+    def left(self) -> Flow[None]:
+        """The model is not held any more."""
+        context, self._context = self._context, None
+        if context is not None:
+            yield Leave(context)
 
     def _opener(self, model: str) -> Flow[Literal["auto", "assumed"]]:
         """Whether the reply begins inside its thought: as the caller says, as a reply has shown, or as the server's

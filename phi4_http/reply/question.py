@@ -75,6 +75,10 @@ class Question(Protocol):
         """The reply has ended, well or with this error."""
         ...
 
+    def left(self) -> Flow[None]:
+        """The connection is closed: what was held for the reply is given back."""
+        ...
+
 
 class Listed(Protocol):
     """What is known of a model."""
@@ -146,3 +150,8 @@ class Plain:
 
     def ended(self, request: Request, reply: Reply, error: Phi4Error | None) -> None:
         """Nobody keeps it."""
+
+    def left(self) -> Flow[None]:
+        """Nothing was held."""
+        return None
+        yield

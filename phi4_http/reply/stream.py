@@ -38,6 +38,7 @@ class Replying:
         self._host = host
         self._url = host.url
         self._question = question
+        self._asked = question
         self._waiting = waiting
         self._patience = Patience(host.timeouts, 0.0)
         self._request: Request | None = None
@@ -96,6 +97,7 @@ class Replying:
             yield from self._ask()
         except Phi4Error as error:
             self._refused(error)
+            yield from self._asked.left()
             raise
 
     def events(self) -> Generator[Step | list[Event], Any, None]:
@@ -137,6 +139,7 @@ class Replying:
             self._told()
         if self._channel is not None:
             yield Close(self._channel)
+        yield from self._asked.left()
 
     # Their parts
 
