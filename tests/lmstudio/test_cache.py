@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -27,7 +28,8 @@ from phi4_http.errors import (
     UnsupportedSetting,
 )
 from phi4_http.lmstudio.config import LoadConfig
-from phi4_http.lmstudio.lock import FileLock, lock_path
+from phi4_http.lmstudio.lease import Leases
+from phi4_http.server import address
 
 LONG = LoadConfig(context_length=8192)
 
@@ -65,9 +67,8 @@ def test_an_unknown_key_is_told(face: Face) -> None:
 
 
 def test_a_shorter_one_that_is_idle_is_reloaded(face: Face, world: World) -> None:
-    """Two copies would take twice the memory: the short one goes first, and its twin too."""
+    """Two copies would take twice the memory: the short one goes first."""
     world.put(LLAMA)
-    world.put(LLAMA, f"{LLAMA}:2")
     assert face.manager().get(LLAMA, LONG).context_length == 8192
     assert world.loaded == [LLAMA]
 
@@ -94,16 +95,6 @@ def test_a_busy_one_is_never_unloaded(face: Face, world: World) -> None:
     assert (caught.value.identifier, caught.value.status, caught.value.queued) == (LLAMA, "generating", 2)
     assert caught.value.waited >= 0.2
     assert (world.loaded, world.calls("unload")) == ([LLAMA], [])
-
-
-def test_where_nobody_tells_who_is_busy_the_log_says_so(
-    face: Face, world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An old version tells no status: the reload is done, and not in silence."""
-    world.set(old=True)
-    world.put(LLAMA)
-    assert face.manager().get(LLAMA, LONG).context_length == 8192
-    assert "nobody tells whether it is idle" in caplog.text
 
 
 def test_a_context_that_is_cut_is_told_and_can_be_ejected(face: Face, world: World) -> None:
@@ -392,7 +383,7 @@ def start_process(world: World, key: str = LLAMA) -> subprocess.Popen[str]:
         command,
         stdout=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": str(TESTS.parent), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(TESTS.parent), "PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"]},
     )
 
 
@@ -404,11 +395,10 @@ def test_four_processes_make_one_load(world: World) -> None:
     assert (world.loaded, len(world.calls("load"))) == ([LLAMA], 1)
 
 
-def test_a_killed_process_blocks_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its lock goes stale, and the next caller loads."""
+def test_a_killed_process_blocks_nobody(world: World) -> None:
+    """Its lock is gone with it, and the next caller loads at once."""
     world.set(load_seconds=600)
     process = start_process(world)
-    path = lock_path(world.url, LLAMA)
     while not world.calls("load"):
         time.sleep(0.01)
     process.kill()
@@ -416,12 +406,9 @@ def test_a_killed_process_blocks_nobody(world: World, monkeypatch: pytest.Monkey
     with world.state() as state:
         command = state["calls"][-1]["pid"]
         state["knobs"].clear()
-    assert path.exists()
-    monkeypatch.setattr("phi4_http.lmstudio.lock.STALE_SECONDS", 0.5)
-    with LMStudio(world.url, lms=world.lms) as client:
-        assert ModelManager(client).get(LLAMA).identifier == LLAMA
-    assert not path.exists()
     end(command)
+    with LMStudio(world.url, lms=world.lms) as client:
+        assert ModelManager(client, timeout=5).get(LLAMA).identifier == LLAMA
 
 
 def end(pid: int) -> None:
@@ -438,8 +425,8 @@ def test_two_models_at_once_keep_to_the_limit(world: World) -> None:
 
 
 def test_a_lock_that_never_comes_free_is_told(face: Face, world: World) -> None:
-    """Somebody else loads for longer than one would wait."""
-    lock = FileLock(lock_path(world.url, LLAMA))
+    """Somebody else loads for longer than one would wait, and has written the address in another way."""
+    lock = Leases(address(world.url.replace("127.0.0.1", "localhost"))).loading(LLAMA)
     assert lock.acquire()
     with pytest.raises(ModelBusy, match="loaded by somebody else"):
         face.manager(timeout=0.2).get(LLAMA)
@@ -455,7 +442,6 @@ def test_a_failed_load_leaves_no_lock(face: Face, world: World) -> None:
         manager.get(LLAMA)
     world.set(crash=False)
     assert manager.get(LLAMA).identifier == LLAMA
-    assert not lock_path(world.url, LLAMA).exists()
 
 
 def test_a_cancelled_get_leaves_no_lock(world: World) -> None:
@@ -485,4 +471,4 @@ def wait_for(world: World, command: str) -> None:
 def test_both_faces_have_the_same_names() -> None:
     """What one can do the other can."""
     names = [[name for name in vars(kind) if not name.startswith("_")] for kind in (ModelManager, AsyncModelManager)]
-    assert names[0] == names[1] == ["get", "eject", "eject_all"]
+    assert names[0] == names[1] == ["get", "use", "hold", "eject", "eject_all"]

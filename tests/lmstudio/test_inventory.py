@@ -24,7 +24,8 @@ from phi4_http.errors import (
 )
 from phi4_http.flow import Answer, Completed, Flow, Http, Lms, Sleep, Step
 from phi4_http.flow import run as run_flow
-from phi4_http.lmstudio.cache import Limits, ModelCache
+from phi4_http.lmstudio.cache import ModelCache
+from phi4_http.lmstudio.memory import Limits
 from phi4_http.lmstudio.config import LoadConfig
 from phi4_http.lmstudio.inventory import downloaded, listed
 from phi4_http.lmstudio.lifecycle import estimate, load, unload_all
