@@ -66,9 +66,7 @@ def run_download(options: argparse.Namespace, output: Output) -> int:
             if output.as_json:
                 output.object({"type": "download", **asdict(now), "share": now.share})
     if not output.as_json and now is not None:
-        output.note(
-            f"{options.key} was here already" if now.status == "already_downloaded" else f"{options.key} is here"
-        )
+        output.note(f"{options.key} {'was here already' if now.status == 'already_downloaded' else 'is here'}")
     return 0
 
 

@@ -45,7 +45,7 @@ def doctor(
     A question can be asked and answered well where the last finding of no name is `bad`. `context_length` is the tokens
     that the model is to have (default: 16,384, or what it can have). With `fix`, what is about to be done comes as a
     `plan`: LM Studio's server may be started, and Phi-4-reasoning-plus loaded; nothing is ever unloaded. `machine` is
-    what is known of this machine, which is looked at otherwise. Raises InvalidRequest for a context length that can't be.
+    what is known of this machine, which is looked at otherwise. Raises InvalidRequest for a context length of none.
     """
     if context_length is not None:
         LoadConfig(context_length=context_length)  # refuses what it can't be
@@ -54,11 +54,11 @@ def doctor(
 
 def _all(server: Server, wanted: int | None, machine: Machine, *, fix: bool) -> Events[Finding]:
     yield _place(server, machine)
-    reached = yield from _reached(server, machine)
+    reached = yield from _reached(server)
     if not reached and fix and server.local:
         reached = yield from _started(server)
         if reached:
-            reached = yield from _reached(server, machine)
+            reached = yield from _reached(server)
     if not reached:
         yield from _command(server, None)
         return
@@ -113,19 +113,18 @@ Looking = Generator[Any, Any, bool]
 """A part of the looks, whose value is whether the next ones can be made."""
 
 
-def _reached(server: Server, machine: Machine) -> Looking:
+def _reached(server: Server) -> Looking:
     """Whether somebody answers, and who."""
     looked = server.url
     try:
         answer: Answer = yield Http("GET", "/lmstudio-greeting", timeout=GREETING_SECONDS)
     except ServerUnreachable as error:
-        inside = (machine.wsl or machine.container) and server.local
         advice = "`phi4_http server start` starts it (or --fix)" if server.local else "check host, port and firewall"
         if error.answered:
             advice = "give the address of LM Studio's server, such as http://127.0.0.1:1234"
         elif error.timed_out:
             advice = "it may be busy loading: try again; else check host, port and firewall"
-        yield [Finding("address", "bad", looked, str(error), f"{advice}; {_outside(machine)}" if inside else advice)]
+        yield [Finding("address", "bad", looked, str(error), advice)]
         return False
     try:
         said: Any = answer.json()

@@ -26,9 +26,12 @@ ANSWER_TOKENS = 256
 
 _GIB = 2**30
 
+_MOST = 4
+"""Times the machine's main memory that a model may take: GPUs have memory of their own, but hardly more than that."""
+
 
 def usable(server: Server, model: ModelInfo) -> bool:
-    """Whether a request would load nothing. A server that is not LM Studio's and tells no state serves what it lists."""
+    """Whether a request would load nothing. One that is not LM Studio and tells no state serves what it lists."""
     return bool(model.loaded) or (server.native is False and model.state is None)
 
 
@@ -70,9 +73,7 @@ def _context(model: ModelInfo, wanted: int) -> list[Finding]:
     loaded, longest = model.loaded_context_length, model.max_context_length
     at_most = f"{longest:,} at most" if longest else "its longest is not told"
     if loaded is None:
-        return [
-            Finding("context", "unknown", "context length", f"nobody tells it ({at_most})", "state it when you ask")
-        ]
+        return [Finding("context", "unknown", "context length", f"untold ({at_most})", "state it when you ask")]
     say = f"{loaded:,} tokens ({at_most}, {wanted:,} wanted)"
     if loaded < wanted:
         advice = f"unload it, then `phi4_http load {model.id} --context-length {wanted}`: thoughts are long"
@@ -107,7 +108,7 @@ def _memory(
     say = f"about {guess.total_bytes / _GIB:.1f} GiB, {guess.gpu_bytes / _GIB:.1f} GiB of it on the GPU"
     if machine.memory:
         say += f"; this machine has {machine.memory / _GIB:.1f} GiB"
-    beyond = machine.memory is not None and guess.total_bytes - guess.gpu_bytes > machine.memory
+    beyond = machine.memory is not None and guess.total_bytes > _MOST * machine.memory
     if guess.fits and not beyond:
         return [Finding("memory", "good", looked, say)]
     return [Finding("memory", "bad", looked, say, "ask for a shorter context, or take a smaller quantization")]

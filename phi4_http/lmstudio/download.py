@@ -28,7 +28,7 @@ class Download:
     """How far a download is. A field is None where LM Studio does not tell it."""
 
     status: str
-    """`downloading`, `paused`, `completed`, `already_downloaded`; `failed` is an error. Others are kept as they come."""
+    """`downloading`, `paused`, `completed`, `already_downloaded`; `failed` is an error; any other is kept."""
     bytes: int | None = None
     """Bytes that are here."""
     total: int | None = None
