@@ -154,8 +154,10 @@ def making(make: Callable[Concatenate[State, P], Any], kind: type[T]) -> Callabl
 def iterated(flow: Callable[Concatenate[State, P], Events[E]]) -> Callable[Concatenate[Any, P], Iterator[E]]:
     """The flow as a method that returns an iterator of its events. Its steps are done while that is read."""
     return Binding(
-        flow, lambda instance, made: iterate(instance._client._perform, made), lambda hint: Iterator[_event(hint)]
-    )  # type: ignore[misc]  # at run time
+        flow,
+        lambda instance, made: iterate(instance._client._perform, made),
+        lambda hint: Iterator[_event(hint)],  # type: ignore[misc]  # at run time
+    )
 
 
 def aiterated(flow: Callable[Concatenate[State, P], Events[E]]) -> Callable[Concatenate[Any, P], AsyncIterator[E]]:

@@ -8,7 +8,7 @@ a request would load it. `lms` is given the port of a server that was seen to ru
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from ..errors import (
@@ -22,7 +22,7 @@ from ..errors import (
     ServerUnreachable,
 )
 from ..flow import Answer, Events, Flow, Http, Lms
-from ..lmstudio.config import LoadConfig
+from ..lmstudio.config import LoadConfig, Way
 from ..lmstudio.inventory import QUERY_SECONDS, lms_options
 from ..lmstudio.lifecycle import load
 from ..lmstudio.lms.server import GREETING_SECONDS, server_start
@@ -238,7 +238,7 @@ def _loaded(
     plan = f"load it with a context of {length:,} tokens"
     yield [Finding("loaded", "plan", model.id, "it is not loaded", plan)]
     try:
-        ways = None if lms else ("rest",)
+        ways: Sequence[Way] | None = None if lms else ("rest",)
         yield from load(server, model.id, LoadConfig(context_length=length), ways=ways, allow_shorter=True)
     except (Phi4Error, InvalidRequest) as error:
         yield [Finding("loaded", "bad", model.id, str(error), "make room, or ask for a shorter context")]

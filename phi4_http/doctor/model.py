@@ -26,9 +26,6 @@ ANSWER_TOKENS = 256
 
 _GIB = 2**30
 
-_MOST = 4
-"""Times the machine's main memory that a model may take: GPUs have memory of their own, but hardly more than that."""
-
 
 def usable(server: Server, model: ModelInfo) -> bool:
     """Whether a request would load nothing. One that is not LM Studio and tells no state serves what it lists."""
@@ -108,8 +105,7 @@ def _memory(
     say = f"about {guess.total_bytes / _GIB:.1f} GiB, {guess.gpu_bytes / _GIB:.1f} GiB of it on the GPU"
     if machine.memory:
         say += f"; this machine has {machine.memory / _GIB:.1f} GiB"
-    beyond = machine.memory is not None and guess.total_bytes > _MOST * machine.memory
-    if guess.fits and not beyond:
+    if guess.fits:
         return [Finding("memory", "good", looked, say)]
     return [Finding("memory", "bad", looked, say, "ask for a shorter context, or take a smaller quantization")]
 

@@ -74,12 +74,6 @@ def _too_large(world: World) -> None:
         state["knobs"]["guardrails"] = True
 
 
-def _more_than_there_is(world: World) -> None:
-    _unloaded(world)
-    with world.state() as state:
-        state["models"][-1]["sizeBytes"] = 900 << 30
-
-
 def _other_port(world: World) -> None:
     with world.state() as state:
         state["server"]["port"] = 4321
@@ -109,7 +103,6 @@ FAULTS: dict[str, tuple[Callable[[World], None], set[str]]] = {
     "it is loaded twice": (lambda world: world.put(KEY, context=16_384), {"copies"}),
     "the memory does not hold it": (_too_large, {"loaded", "memory"}),
     "lms shows what another LM Studio has": (knob(server_is_another=True), {"lms", "loaded"}),
-    "the memory is smaller than what it takes": (_more_than_there_is, {"loaded", "memory"}),
     "lms speaks to another port": (_other_port, {"lms"}),
     "lms is not LM Studio's": (_no_lms_of_ours, {"lms"}),
     "lms ps fails": (knob(ps_fails=True), {"lms"}),
