@@ -173,6 +173,8 @@ class Server:
         self.local: bool = is_loopback(url)
         self.on_tape: bool = False
         """Whether a recording answers for it, or its answers are recorded: nothing is then sent that need not be."""
+        self.lms_given: bool = False
+        """Whether the caller said where `lms` is: what is there is then taken to be it."""
         self.listing: Listing | None = None
         self._lacks: set[str] = set()
         self._models: dict[str, ModelFacts] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from .. import api
-from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, arun
+from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Start, Step, arun
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .binding import Module, aiterated, awaited, making
@@ -85,11 +85,11 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
     async def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
         check_loop("the asynchronous client is")
-        opened: list[AsyncChannel] = []
+        opened: list[Any] = []
 
         async def perform(step: Step) -> Any:
             result = await self._perform(step)
-            if isinstance(result, AsyncChannel):
+            if isinstance(step, Open | Start):
                 opened.append(result)
             return result
 
@@ -113,6 +113,10 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
             from ..lmstudio.lms.command import arun_lms
 
             return await arun_lms(step, self._lms)
+        if isinstance(step, Start):
+            from ..lmstudio.lms.command import AsyncRunning
+
+            return AsyncRunning(step.run, self._lms)
         if isinstance(step, Sleep):
             return await asyncio.sleep(step.seconds)
         if isinstance(step, ReadAll | Close):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from .. import api
-from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, run
+from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Start, Step, run
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .binding import Module, blocking, iterated, making
@@ -88,11 +88,11 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
 
     def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
-        opened: list[BlockingChannel] = []
+        opened: list[Any] = []
 
         def perform(step: Step) -> Any:
             result = self._perform(step)
-            if isinstance(result, BlockingChannel):
+            if isinstance(step, Open | Start):
                 opened.append(result)
             return result
 
@@ -116,6 +116,10 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
             from ..lmstudio.lms.command import run_lms
 
             return run_lms(step, self._lms)
+        if isinstance(step, Start):
+            from ..lmstudio.lms.command import Running
+
+            return Running(step.run, self._lms)
         if isinstance(step, Sleep):
             return time.sleep(step.seconds)
         if isinstance(step, ReadAll | Close):

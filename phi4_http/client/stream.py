@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import Phi4Error
 from ..events import Event, Reply
-from ..flow import Events, Step
+from ..flow import Events, Start, Step
 from ..reply.stream import Replying
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Leavable(Protocol):
 
 
 def iterate(perform: Callable[[Step], Any], flow: Events[E], whole: Leavable | None = None) -> Iterator[E]:
-    """The events of a flow, whose steps are done on the way."""
+    """The events of a flow, whose steps are done on the way. A run of `lms` that goes on when it is left is ended."""
+    started: list[Any] = []
     try:
         step = next(flow)
         while True:
@@ -45,6 +46,8 @@ def iterate(perform: Callable[[Step], Any], flow: Events[E], whole: Leavable | N
                 continue
             try:
                 result = perform(step)  # type: ignore[arg-type]  # what is no list is a step
+                if type(step) is Start:
+                    started.append(result)
             except Phi4Error as fault:
                 step = flow.throw(fault)
             else:
@@ -53,12 +56,15 @@ def iterate(perform: Callable[[Step], Any], flow: Events[E], whole: Leavable | N
         return
     finally:
         flow.close()
+        for run in started:
+            run.close()
 
 
 async def aiterate(
     perform: Callable[[Step], Awaitable[Any]], flow: Events[E], whole: Leavable | None = None
 ) -> AsyncGenerator[E, None]:
     """As `iterate`, with steps that are awaited."""
+    started: list[Any] = []
     try:
         step = next(flow)
         while True:
@@ -71,6 +77,8 @@ async def aiterate(
                 continue
             try:
                 result = await perform(step)  # type: ignore[arg-type]  # what is no list is a step
+                if type(step) is Start:
+                    started.append(result)
             except Phi4Error as fault:
                 step = flow.throw(fault)
             else:
@@ -79,6 +87,8 @@ async def aiterate(
         return
     finally:
         flow.close()
+        for run in started:
+            await run.aclose()
 
 
 class _Reply:

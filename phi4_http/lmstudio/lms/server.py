@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import urllib.parse
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import InvalidRequest, LmsFailed, LmsNotFound, ServerUnreachable
-from ...flow import Answer, Flow, Http, Lms, Sleep
+from ...flow import Flow, Lms, Sleep
 from ...server import Server
-from ..inventory import QUERY_SECONDS
+from .reach import QUERY_SECONDS, greets
 from .text import message_of, parse_json
-
-GREETING_SECONDS = 3.0
-"""Time limit of one greeting. LM Studio answers it at once, but for a machine that is busy loading."""
 
 _PAUSE = 0.25
 _STOP_SECONDS = 5.0
@@ -34,16 +30,18 @@ class ServerStatus:
 def server_status(server: Server) -> Flow[ServerStatus]:
     """Whether it runs: at the client's address, or else on the port that `lms` knows. Raises LmsError."""
     port = _port(server)
-    if (yield from _greets()):
+    if (yield from greets()):
         return ServerStatus(True, port)
     if not server.local:
         return ServerStatus(False, port)
     try:
         done = yield Lms(("server", "status", "--json"), QUERY_SECONDS)
-    except LmsNotFound:
+    except LmsNotFound as error:
+        if error.given:
+            raise
         return ServerStatus(False, port)
-    told = parse_json(done)
-    if not isinstance(told, dict) or not isinstance(told.get("running"), bool):
+    told = parse_json(done, dict)
+    if not isinstance(told.get("running"), bool):
         raise LmsFailed(done.arguments, done.exit_code, f"its output can't be read: {done.stdout[:80]!r}")
     # At the client's own port the greeting has just said no.
     running = told["running"] and told.get("port") != port
@@ -85,25 +83,10 @@ def server_stop(server: Server) -> Flow[ServerStatus]:
 def _until(running: bool, seconds: float) -> Flow[bool]:
     """Whether the server comes to run, or not to, within that time."""
     for _ in range(max(1, round(seconds / _PAUSE))):
-        if (yield from _greets()) == running:
+        if (yield from greets()) == running:
             return True
         yield Sleep(_PAUSE)
     return False
-
-
-def _greets() -> Flow[bool]:
-    """Whether LM Studio answers. Releases older than the greeting answer it as any unknown path, in their own words."""
-    try:
-        answer: Answer = yield Http("GET", "/lmstudio-greeting", timeout=GREETING_SECONDS)
-    except ServerUnreachable:
-        return False
-    try:
-        said: Any = answer.json()
-    except ValueError:
-        return False
-    return isinstance(said, dict) and (
-        said.get("lmstudio") is True or "Unexpected endpoint or method" in str(said.get("error"))
-    )
 
 
 def _port(server: Server) -> int:
