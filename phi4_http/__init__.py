@@ -74,8 +74,11 @@ if TYPE_CHECKING:
     from .lmstudio.config import LoadConfig as LoadConfig
     from .lmstudio.config import Way as Way
     from .lmstudio.download import Download as Download
+    from .lmstudio.lifecycle import Loaded as Loaded
+    from .lmstudio.lifecycle import LoadEvent as LoadEvent
     from .lmstudio.lms.server import ServerStatus as ServerStatus
     from .lmstudio.lms.text import Estimate as Estimate
+    from .lmstudio.ways import Loading as Loading
     from .phi4.asking import Counted as Counted
     from .phi4.asking import ToolResults as ToolResults
     from .phi4.counting import Count as Count
@@ -121,6 +124,8 @@ _HOME = homes(
         "limits": "Timeouts",
         "lmstudio.config": "LoadConfig Way",
         "lmstudio.download": "Download",
+        "lmstudio.lifecycle": "LoadEvent Loaded",
+        "lmstudio.ways": "Loading",
         "lmstudio.lms.server": "ServerStatus",
         "lmstudio.lms.text": "Estimate",
         "phi4.counting": "Count Counter",

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from ..doctor import looks as doctors
     from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
+    from ..lmstudio import unload as unloading
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
     lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
-    doctors = Module("doctor.looks")
+    doctors, unloading = Module("doctor.looks"), Module("lmstudio.unload")
 
 T = TypeVar("T")
 
@@ -65,8 +66,9 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
     stream_chat_completion: Final = making(api.stream_chat_completion, AsyncReplyStream)
     stream_completion: Final = making(api.stream_completion, AsyncReplyStream)
     load: Final = awaited(lifecycle.load)
-    unload: Final = awaited(lifecycle.unload)
-    unload_all: Final = awaited(lifecycle.unload_all)
+    loading: Final = aiterated(lifecycle.loading)
+    unload: Final = awaited(unloading.unload)
+    unload_all: Final = awaited(unloading.unload_all)
     estimate: Final = awaited(lifecycle.estimate)
     loaded: Final = awaited(inventory.loaded)
     downloaded: Final = awaited(inventory.downloaded)

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from ..doctor import looks as doctors
     from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
+    from ..lmstudio import unload as unloading
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
     lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
-    doctors = Module("doctor.looks")
+    doctors, unloading = Module("doctor.looks"), Module("lmstudio.unload")
 
 T = TypeVar("T")
 
@@ -67,8 +68,9 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
     stream_chat_completion: Final = making(api.stream_chat_completion, ReplyStream)
     stream_completion: Final = making(api.stream_completion, ReplyStream)
     load: Final = blocking(lifecycle.load)
-    unload: Final = blocking(lifecycle.unload)
-    unload_all: Final = blocking(lifecycle.unload_all)
+    loading: Final = iterated(lifecycle.loading)
+    unload: Final = blocking(unloading.unload)
+    unload_all: Final = blocking(unloading.unload_all)
     estimate: Final = blocking(lifecycle.estimate)
     loaded: Final = blocking(inventory.loaded)
     downloaded: Final = blocking(inventory.downloaded)

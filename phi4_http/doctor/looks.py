@@ -23,9 +23,9 @@ from ..errors import (
 )
 from ..flow import Answer, Events, Flow, Http, Lms
 from ..lmstudio.config import LoadConfig, Way
-from ..lmstudio.inventory import QUERY_SECONDS, lms_options
 from ..lmstudio.lifecycle import load
-from ..lmstudio.lms.server import GREETING_SECONDS, server_start
+from ..lmstudio.lms.reach import GREETING_SECONDS, QUERY_SECONDS, lms_options
+from ..lmstudio.lms.server import server_start
 from ..lmstudio.lms.text import parse_json
 from ..server import OPENAI_MODELS, V0_MODELS, V1_MODELS, Server, fetch, listing
 from ..wire.listings import ModelInfo, parse_lms_ps

@@ -36,8 +36,9 @@ from ..server import Server
 from ..wire.listings import Instance, ModelInfo
 from .config import ABLE, LoadConfig, Way, check_against, check_name, unmet, usable_ways
 from .inventory import listed, loaded, match, ways_of
-from .lifecycle import LOAD_SECONDS, estimate, load, unload
+from .lifecycle import LOAD_SECONDS, estimate, load
 from .lock import FileLock, lock_path
+from .unload import unload
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
@@ -106,13 +107,11 @@ class ModelCache:
         self._lock = threading.Lock()
         self._own: dict[str, _Own] = {}
 
-    def get(
-        self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
-    ) -> Flow[Instance]:
+    def get(self, key: str, config: LoadConfig | None = None) -> Flow[Instance]:
         """A loaded instance of the model with what the config asks for: one that is there, or a new one.
 
         Its `identifier` is the `model` of requests. However many threads, tasks and processes ask at once, one loads.
-        `on_progress` is called with the share loaded, 0 to 1. Raises ModelBusy for an instance that must go and works
+        Raises ModelBusy for an instance that must go and works
         on, DoesNotFit for the limit, and what `LMStudio.load` raises.
         """
         config = config or _DEFAULT
@@ -127,7 +126,7 @@ class ModelCache:
         lock = FileLock(lock_path(self._server.url, model.id, folder=self._lock_folder))
         yield from self._await_lock(model.id, lock)
         try:
-            return (yield from self._get(model, config, on_progress))
+            return (yield from self._get(model, config))
         finally:
             lock.release()
             self._lock.release()
@@ -152,7 +151,7 @@ class ModelCache:
 
     # --- one turn
 
-    def _get(self, model: ModelInfo, config: LoadConfig, on_progress: Callable[[float], None] | None) -> Flow[Instance]:
+    def _get(self, model: ModelInfo, config: LoadConfig) -> Flow[Instance]:
         """With the lock held: what is there now, or else a load."""
         instances = yield from self._state()
         found = self._satisfying(model.id, config, instances)
@@ -165,20 +164,18 @@ class ModelCache:
         size = yield from self._size(model, config)
         yield from self._make_room(model, size)
         try:
-            instance = yield from self._load(model, config, on_progress)
+            instance = yield from self._load(model, config)
         except ContextTooShort as error:  # loaded all the same
             self._own[error.identifier] = _Own(size, self._clock())
             raise
         self._own[instance.identifier] = _Own(size, self._clock())
         return instance
 
-    def _load(
-        self, model: ModelInfo, config: LoadConfig, on_progress: Callable[[float], None] | None
-    ) -> Flow[Instance]:
+    def _load(self, model: ModelInfo, config: LoadConfig) -> Flow[Instance]:
         def with_ttl(ttl: int | None) -> Flow[Instance]:
             wanted = dataclasses.replace(config, ttl=ttl)
             timeout = self._limits.timeout
-            return load(self._server, model.id, wanted, ways=self._ways, timeout=timeout, on_progress=on_progress)
+            return load(self._server, model.id, wanted, ways=self._ways, timeout=timeout)
 
         if config.ttl is not None or self._limits.ttl is None:
             return (yield from with_ttl(config.ttl))

@@ -27,7 +27,7 @@ class Face(Protocol):
 
 
 class BlockingFace:
-    def __init__(self, url: str, lms: str) -> None:
+    def __init__(self, url: str, lms: str | None) -> None:
         self._client = LMStudio(url, lms=lms)
 
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -44,7 +44,7 @@ class BlockingFace:
 
 
 class AsyncFace:
-    def __init__(self, url: str, lms: str) -> None:
+    def __init__(self, url: str, lms: str | None) -> None:
         self._loop = asyncio.new_event_loop()
         self._client = AsyncLMStudio(url, lms=lms)
 

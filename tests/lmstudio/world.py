@@ -62,6 +62,11 @@ class World:
         with self.state() as state:
             state["loaded"].append(backend.instance(state, key, identifier, context=context) | fields)
 
+    def beside(self, other: World) -> None:
+        """Another LM Studio on this machine: this one's `lms` reaches it by its port."""
+        with self.state() as state:
+            state["elsewhere"][str(other.port)] = str(other.path)
+
     @property
     def loaded(self) -> list[str]:
         """The identifiers of what is loaded."""
@@ -181,7 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _v1(self, body: Any) -> tuple[int, Any]:
         with self.server.world.state() as state:
-            return 200, {"models": [_v1_model(state, model) for model in state["models"]]}
+            models = [_v1_model(state, model) for model in state["models"]]
+            if state["knobs"].get("server_is_another"):
+                models = [model | {"loaded_instances": []} for model in models]
+            return 200, {"models": models}
 
     def _openai(self, body: Any) -> tuple[int, Any]:
         with self.server.world.state() as state:
@@ -344,5 +352,8 @@ def _v1_model(state: State, model: dict[str, Any]) -> dict[str, Any]:
         "loaded_instances": instances,
         "max_context_length": model["maxContextLength"],
         "format": model["format"],
+        **(
+            {"variants": model["variants"], "selected_variant": model["selectedVariant"]} if "variants" in model else {}
+        ),
         "capabilities": {"vision": False, "trained_for_tool_use": model.get("trainedForToolUse", False)},
     }

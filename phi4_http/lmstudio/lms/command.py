@@ -206,7 +206,7 @@ def _started(command: list[str], arguments: tuple[str, ...]) -> subprocess.Popen
     if sys.platform == "win32":
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     try:
-        return subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -216,6 +216,7 @@ def _started(command: list[str], arguments: tuple[str, ...]) -> subprocess.Popen
         )
     except OSError as error:
         raise LmsFailed(arguments, -1, f"{command[0]} can't be run: {error}") from error
+    return process
 
 
 def _interrupted(process: subprocess.Popen[bytes]) -> bool:

@@ -29,7 +29,7 @@ class ServerStatus:
 
 def server_status(server: Server) -> Flow[ServerStatus]:
     """Whether it runs: at the client's address, or else on the port that `lms` knows. Raises LmsError."""
-    port = _port(server)
+    port = port_of(server.url)
     if (yield from greets()):
         return ServerStatus(True, port)
     if not server.local:
@@ -55,13 +55,13 @@ def server_start(server: Server, port: int | None = None, *, wait: float = 30.0)
     ServerUnreachable where nothing answers in time.
     """
     _check_local(server)
-    wanted = _port(server) if port is None else port
+    wanted = port_of(server.url) if port is None else port
     if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= 65535:
         raise InvalidRequest(f"the port is {wanted!r}: it takes a whole number from 1 to 65535")
     done = yield Lms(("server", "start", "--port", str(wanted)), QUERY_SECONDS)
     if done.exit_code != 0:
         raise LmsFailed(done.arguments, done.exit_code, message_of(done))
-    if wanted != _port(server):
+    if wanted != port_of(server.url):
         return ServerStatus(True, wanted)  # the command has had its greeting; this client talks to another port
     if not (yield from _until(True, wait)):
         raise ServerUnreachable(server.url, "`lms` started the server, but it does not answer here", timed_out=True)
@@ -77,7 +77,7 @@ def server_stop(server: Server) -> Flow[ServerStatus]:
         raise LmsFailed(done.arguments, done.exit_code, message)
     if not (yield from _until(False, _STOP_SECONDS)):
         raise LmsFailed(done.arguments, done.exit_code, f"{server.url} still answers; it said: {message}")
-    return ServerStatus(False, _port(server))
+    return ServerStatus(False, port_of(server.url))
 
 
 def _until(running: bool, seconds: float) -> Flow[bool]:
@@ -89,8 +89,9 @@ def _until(running: bool, seconds: float) -> Flow[bool]:
     return False
 
 
-def _port(server: Server) -> int:
-    parts = urllib.parse.urlsplit(server.url)
+def port_of(url: str) -> int:
+    """The port of an address."""
+    parts = urllib.parse.urlsplit(url)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
