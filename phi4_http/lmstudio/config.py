@@ -128,7 +128,7 @@ def usable_ways(config: LoadConfig, order: Sequence[Way]) -> tuple[Way, ...]:
 
 def which_ways(config: LoadConfig) -> str:
     """Which ways can set each of the settings asked for."""
-    nobody = "only LM Studio's own defaults of the model"
+    nobody = "only LM Studio's own per-model defaults"
     return "; ".join(f"{name}: {', '.join(ABLE[name]) or nobody}" for name in config.settings)
 
 

@@ -46,7 +46,7 @@ class Instance:
     parallel: int | None = None
     """Requests that it serves at a time."""
     ttl: int | None = None
-    """Idle seconds after which LM Studio unloads it, rounded up; None: never (then `ttlMs` is in `extra`), or unknown."""
+    """Idle seconds after which it is unloaded, rounded up; None: never (`ttlMs` is in `extra` then), or unknown."""
     last_used: float | None = None
     """Seconds since the epoch."""
     size_bytes: int | None = None

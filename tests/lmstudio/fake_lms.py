@@ -41,11 +41,11 @@ FLAGS = {
 
 
 def main(path: str, argv: list[str]) -> None:
-    STARTED[0] = path
     with opened(path) as state:
         environment = {name: os.environ.get(name) for name in ("FORCE_COLOR", "COLUMNS", "LC_ALL")}
         state["calls"].append({"argv": argv, "env": environment, "pid": os.getpid()})
         knobs = state["knobs"]
+    PLAIN[0] = bool(knobs.get("plain"))
     if "-v" in argv or "--version" in argv:
         out("CLI commit: 07b7252\n")
         sys.exit(0)
@@ -435,13 +435,7 @@ def size(count: int) -> str:
     return f"{count / 1024**power:.2f} {['Bytes', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"
 
 
-def knobs_now() -> dict[str, Any]:
-    """What goes wrong in the state that this command was started on."""
-    with opened(STARTED[0]) as state:
-        return dict(state["knobs"])
-
-
-STARTED = [""]
+PLAIN: list[bool] = [False]
 
 
 def box(title: str, *paragraphs: str) -> None:
@@ -449,7 +443,7 @@ def box(title: str, *paragraphs: str) -> None:
 
     Newer sources (2026-08) print no boxes: titles come as plain lines.
     """
-    if knobs_now().get("plain"):
+    if PLAIN[0]:
         err(f"Error: {title}\n\n" + "\n\n".join(paragraphs) + "\n")
         return
     lines = ["", *"\n\n".join((title, *paragraphs)).split("\n"), ""]

@@ -116,13 +116,6 @@ def test_a_context_that_is_cut_is_told_and_can_be_ejected(face: Face, world: Wor
     assert world.loaded == []
 
 
-def test_progress_is_told(face: Face) -> None:
-    """As for a load."""
-    told: list[float] = []
-    face.manager().get(LLAMA, on_progress=told.append)
-    assert told == [0.25, 0.75, 1.0]
-
-
 # --- LM Studio's clock
 
 

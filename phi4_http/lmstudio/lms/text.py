@@ -95,7 +95,9 @@ def parse_json(done: Completed, kind: type[list[Any] | dict[str, Any]] = list) -
         at = end
     length, value = max(found, key=lambda one: one[0], default=(0, None))
     if not length or (value == [] and broken):
-        raise LmsFailed(done.arguments, done.exit_code, message_of(done) or f"no list, but {done.stdout[:80]!r}")
+        raise LmsFailed(
+            done.arguments, done.exit_code, message_of(done) or f"its output can't be read: {done.stdout[:80]!r}"
+        )
     return value
 
 
