@@ -61,10 +61,8 @@ class UnsupportedSetting(InvalidRequest):
     """`way` of loading (`lms`, `rest`, `jit`) can't set `settings`; the ways in `able` can, where there are any."""
 
     def __init__(self, settings: tuple[str, ...], *, way: str, able: tuple[str, ...] = (), reason: str = "") -> None:
-        self.settings = settings
-        self.way = way
-        self.able = able
-        instead = f"these can: {', '.join(able)}" if able else "only LM Studio's own per-model defaults can"
+        self.settings, self.way, self.able = settings, way, able
+        instead = f"these can: {', '.join(able)}" if able else "no other way can set all that was asked for"
         because = f" ({reason})" if reason else ""
         super().__init__(f"loading through {way!r} can't set {', '.join(settings)}{because}; {instead}")
 
@@ -197,10 +195,11 @@ class LmsError(Phi4Error):
 
 
 class LmsNotFound(LmsError):
-    """`lms` is in none of the places `tried`. `needed_for` are the settings that nothing else can set."""
+    """`lms` is in none of the places `tried` (`given`: the caller's). `needed_for`: settings that only it can set."""
 
     tried: tuple[str, ...]
     needed_for: tuple[str, ...] = ()
+    given: bool = False
 
     def __str__(self) -> str:
         why = f", and nothing else that is there can set {', '.join(self.needed_for)}" if self.needed_for else ""

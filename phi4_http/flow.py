@@ -4,9 +4,9 @@ A flow is a generator: it yields a step, receives that step's result, and return
 `httpx.Auth.auth_flow` does. It does no I/O itself, so a test drives it by hand. `run` and `arun` are the two drivers;
 `perform` does one step. An error of a step is thrown into the flow at its `yield`, where the flow may handle it.
 
-What comes whole is one step (`Http`, `Lms`); what comes bit by bit is opened, read and closed (`Open`, `Read`,
-`Close`). A flow's first parameter is the state of the class that it is bound to. Steps are named tuples: a frozen
-dataclass takes a millisecond to make when it is imported, and there are many.
+What comes whole is one step (`Http`, `Lms`); what comes bit by bit is opened, read and closed (`Open` or `Start`,
+`Read`, `Close`). A flow's first parameter is the state of the class that it is bound to. Steps are named tuples: a
+frozen dataclass takes a millisecond to make when it is imported, and there are many.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from .errors import Phi4Error
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 class Http(NamedTuple):
@@ -54,8 +55,6 @@ class Lms(NamedTuple):
 
     arguments: tuple[str, ...]
     timeout: float
-    on_output: Callable[[str], object] | None = None
-    """Called with what comes on stdout, while it comes; by the async client in the event loop's thread."""
 
 
 class Completed(NamedTuple):
@@ -120,6 +119,21 @@ class Line(Protocol):
         ...
 
 
+class Run(Protocol):
+    """What a `Start` step gives: `Read` steps on it give texts, what came on its stdout."""
+
+    @property
+    def completed(self) -> Completed:
+        """The run, once it is over."""
+        ...
+
+
+class Start(NamedTuple):
+    """Start a run of `lms`; the result is a `Run`, to be read and closed."""
+
+    run: Lms
+
+
 class Open(NamedTuple):
     """Send a request; the result is a `Channel`, as soon as the head of the answer is there.
 
@@ -135,10 +149,12 @@ class Open(NamedTuple):
 class Read(NamedTuple):
     """What has come on a channel since the last time: the result is a list of `Line`s, None at the end.
 
+    On a run of `lms`, it is a list of texts.
+
     With `seconds`, the list is empty where nothing has come in that time; the read goes on for the next step.
     """
 
-    channel: Channel
+    channel: Channel | Run
     seconds: float | None = None
 
 
@@ -152,9 +168,9 @@ class ReadAll(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Close a channel, which stops the model; the result is None. One that is closed already is no error."""
+    """Close a channel, which stops the model, or a run; the result is None. One closed already is no error."""
 
-    channel: Channel
+    channel: Channel | Run
 
 
 class Enter(NamedTuple):
@@ -169,14 +185,36 @@ class Leave(NamedTuple):
     context: Any
 
 
-Step: TypeAlias = Http | Lms | Sleep | Open | Read | ReadAll | Close | Enter | Leave
+Step: TypeAlias = Http | Lms | Start | Sleep | Open | Read | ReadAll | Close | Enter | Leave
 Flow: TypeAlias = Generator[Step, Any, T]
+Events: TypeAlias = Generator[Step | list[E], Any, None]
+"""A flow that yields lists of events between its steps: what an iterator of a client drives."""
 
 
 def ready(value: T) -> Flow[T]:
     """The flow of no steps."""
     return value
     yield  # makes it a generator
+
+
+def last(events: Events[E]) -> Flow[E]:
+    """The last event of a flow that has one, or raises."""
+    step = next(events)
+    found: Any = None
+    while True:
+        try:
+            if isinstance(step, list):
+                found = step[-1] if step else found
+                step = next(events)
+                continue
+            try:
+                result = yield step
+            except Phi4Error as error:
+                step = events.throw(error)
+            else:
+                step = events.send(result)
+        except StopIteration:
+            return found  # type: ignore[no-any-return]  # there is one, or it has raised
 
 
 def run(flow: Flow[T], perform: Callable[[Step], Any]) -> T:

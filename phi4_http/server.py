@@ -177,6 +177,8 @@ class Server:
         self.work: Work = work_at(self.address)
         self.on_tape: bool = False
         """Whether a recording answers for it, or its answers are recorded: nothing is then sent that need not be."""
+        self.lms_given: bool = False
+        """Whether the caller said where `lms` is: what is there is then taken to be it."""
         self.listing: Listing | None = None
         self._lacks: set[str] = set()
         self._models: dict[str, ModelFacts] = {}

@@ -5,17 +5,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerError, UnsupportedSetting
+from ..errors import (
+    AuthError,
+    ContextTooShort,
+    DoesNotFit,
+    InvalidRequest,
+    LmsError,
+    NotLMStudio,
+    Phi4Error,
+    ServerError,
+    UnsupportedSetting,
+)
 from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio, Phi4
+    from ..client.manager import Lease, ModelManager
     from ..lmstudio.config import LoadConfig
+    from ..lmstudio.lifecycle import LoadEvent
     from ..wire.listings import Instance
 
 log: logging.Logger = logging.getLogger("phi4_http")
@@ -80,7 +93,45 @@ def config_of(options: argparse.Namespace) -> LoadConfig:
     )
 
 
-def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -> str | None:
+class Keeper:
+    """What a reply's model is kept loaded by, for as long as the reply runs: a manager, as the model was loaded, or
+    else a lease on whatever has its name, for which nothing is asked."""
+
+    def __init__(self, client: LMStudio) -> None:
+        self._client = client
+        self.manager: ModelManager | None = None
+        self.config: LoadConfig | None = None
+
+    def use(self, key: str, config: object = None) -> Lease | contextlib.AbstractContextManager[Held]:
+        """The model, held."""
+        return self.manager.use(key, self.config) if self.manager is not None else self._named(key)
+
+    @contextlib.contextmanager
+    def _named(self, key: str) -> Generator[Held, None, None]:
+        from ..lmstudio.lease import Leases, leased
+
+        server = self._client._state
+        if server.on_tape or server.native is False:  # there is nobody to unload it
+            yield Held(key)
+            return
+        lease = self._client._run(leased(Leases(server.address), key, time.monotonic() + _LEASE_SECONDS))
+        try:
+            yield Held(key)
+        finally:
+            lease.release()
+
+
+class Held(NamedTuple):
+    """A model that is kept loaded."""
+
+    identifier: str
+
+
+_LEASE_SECONDS = 60.0
+"""How long a model is waited for that is being unloaded."""
+
+
+def ready_model(client: LMStudio, options: argparse.Namespace, output: Output, keeper: Keeper) -> str | None:
     """The model to ask, loaded just in time where it isn't: with the whole context it can have, unless asked otherwise.
 
     None leaves the choice to the request. A model that was named is left to the server, unless it is to be loaded in
@@ -90,7 +141,6 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
     if options.model is not None and given == (None, None):
         return str(options.model)
     from ..client.manager import ModelManager
-    from ..lmstudio.config import LoadConfig
     from ..phi4.request import phi4_model
     from ..server import look_up
 
@@ -108,11 +158,30 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
         return name
     if wanted == {"context_length"} and server.native is False:
         return name  # it can't be loaded from here: the length is what the caller knows of it
-    if config.context_length is None and info is not None and info.loaded is False:
-        config = LoadConfig(context_length=info.max_context_length, gpu=config.gpu, ttl=config.ttl)
+    asked = config.context_length
+    if asked is None and info is not None and info.loaded is False:
+        config = replace(config, context_length=info.max_context_length)
+    manager = ModelManager(client)
     try:
-        with progress(output, f"loading {name}") as on_progress:
-            return ModelManager(client).get(name, config, on_progress=on_progress).identifier
+        with progress(output, f"loading {name}"):
+            try:
+                instance = manager.get(name, config)
+                keeper.manager, keeper.config = manager, config
+                return instance.identifier
+            except ContextTooShort as error:
+                if asked is not None:
+                    raise
+                output.note(
+                    f"{error.identifier} has {error.limit:,} of {error.needed:,} tokens of context: more can't be had"
+                )
+                return error.identifier
+            except DoesNotFit as error:
+                if asked is not None:
+                    raise
+                output.note(
+                    f"{name} is loaded with LM Studio's default context, since its whole one does not fit: {error}"
+                )
+                return manager.get(name, replace(config, context_length=None)).identifier
     except (LmsError, NotLMStudio, UnsupportedSetting) as error:
         if wanted:
             raise
@@ -125,11 +194,13 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
     from ..client.blocking import Phi4
     from ..client.kept import user_folder
 
-    model = ready_model(client, options, output)
+    keeper = Keeper(client)
+    model = ready_model(client, options, output, keeper)
     stated = None if client._state.native else options.context_length
     return Phi4(
         client,
         model=model,
+        manager=keeper,
         instructions=options.instructions,
         context_length=stated,
         opener=options.opener,
@@ -139,17 +210,19 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
 
 
 @contextlib.contextmanager
-def progress(output: Output, what: str) -> Generator[Callable[[float], None], None, None]:
-    """A bar on the terminal, or an object a line; nothing elsewhere."""
-    share = 0.0
+def progress(output: Output, what: str) -> Generator[Callable[[LoadEvent], None], None, None]:
+    """A bar on the terminal, or an object a line; nothing elsewhere. A share that nobody tells is no bar."""
+    share: float | None = None
 
-    def tell(now: float) -> None:
+    def tell(event: LoadEvent) -> None:
         nonlocal share
-        share = now
-        if output.as_json:
-            output.object({"type": "progress", "share": now})
+        share = getattr(event, "share", None)
+        if output.as_json and type(event).__name__ == "Loading":
+            output.object({"type": "loading", **asdict(event)})
 
     def bar(seconds: float) -> str:
+        if share is None:
+            return f"{what} {seconds:.0f} s"
         full = round(share * _BAR)
         return f"{what} [{'█' * full}{'·' * (_BAR - full)}] {share:.0%} {seconds:.0f} s"
 
@@ -158,17 +231,40 @@ def progress(output: Output, what: str) -> Generator[Callable[[float], None], No
 
 
 def run_load(options: argparse.Namespace, output: Output) -> int:
-    """Load one model."""
+    """Load one model. An interrupted load is cancelled, and what became of it is said."""
     config = config_of(options)
-    with connect(options) as client, progress(output, f"loading {options.key}") as on_progress:
-        instance = client.load(options.key, config, allow_shorter=options.allow_shorter, on_progress=on_progress)
+    with connect(options) as client:
+        try:
+            with progress(output, f"loading {options.key}") as tell:
+                for event in client.loading(options.key, config, allow_shorter=options.allow_shorter):
+                    tell(event)
+        except KeyboardInterrupt:
+            output.note(what_became(client, config.identifier or options.key))
+            raise
+    assert not hasattr(event, "share"), "the last event is the instance"
+    instance = event.instance
     if output.as_json:
-        output.object({"type": "loaded", **_fields(instance)})
+        output.object({"type": "loaded", **_fields(instance), "found": event.found, "unread": event.unread})
     else:
         output.line(instance.identifier)
         length = instance.context_length
-        output.note(f"loaded{'' if length is None else f' with a context of {length:,} tokens'}")
+        output.note(
+            f"{'was loaded already' if event.found else 'loaded'}"
+            f"{', context unknown' if length is None else f' with a context of {length:,} tokens'}"
+            f"{'; LM Studio does not tell its ' + ' and '.join(event.unread) if event.unread else ''}"
+        )
     return 0
+
+
+def what_became(client: LMStudio, name: str) -> str:
+    """What an interrupted load has left, in one line."""
+    try:
+        found = [one for one in client.loaded() if name in (one.identifier, one.model)]
+    except Phi4Error as error:
+        return f"interrupted: what became of {name} can't be seen: {error}"
+    if found:
+        return f"interrupted: {found[0].identifier} is loaded"
+    return f"interrupted: {name} is not loaded now; a load over REST may go on in LM Studio"
 
 
 def run_unload(options: argparse.Namespace, output: Output) -> int:
@@ -218,16 +314,20 @@ def run_server(options: argparse.Namespace, output: Output) -> int:
     """Start, stop, or look."""
     if options.port is not None and options.action != "start":
         raise InvalidRequest("--port goes with server start")
+    from ..lmstudio.lms.server import port_of
+
     with connect(options) as client:
         if options.action == "start":
             status = client.server_start(options.port)
         else:
             status = client.server_stop() if options.action == "stop" else client.server_status()
+        here = status.running and status.port == port_of(client.url)
     if output.as_json:
         output.object({"type": "server", **asdict(status)})
     else:
-        output.line(f"running on port {status.port}" if status.running else "not running")
-    return 0 if status.running or options.action == "stop" else 3
+        where = "" if here or options.action == "start" else f", and nobody answers at {client.url}"
+        output.line(f"running on port {status.port}{where}" if status.running else "not running")
+    return 0 if options.action == "stop" or (status.running and options.action == "start") or here else 3
 
 
 def _row(instance: Instance) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from .. import api
-from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Step, arun
+from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Start, Step, arun
 from ..phi4 import asking
 from .base import Asking, Connected, Talking, check_block
-from .binding import Module, awaited, making
+from .binding import Module, aiterated, awaited, making
 from .channel import AsyncChannel
 from .http import check_loop, request_options, translated
 from .stream import AsyncReplyStream
@@ -20,11 +20,15 @@ from .stream import AsyncReplyStream
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..doctor import looks as doctors
+    from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
+    from ..lmstudio import unload as unloading
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
-    lms_server = Module("lmstudio.lms.server")
+    lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
+    doctors, unloading = Module("doctor.looks"), Module("lmstudio.unload")
 
 T = TypeVar("T")
 
@@ -62,11 +66,15 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
     stream_chat_completion: Final = making(api.stream_chat_completion, AsyncReplyStream)
     stream_completion: Final = making(api.stream_completion, AsyncReplyStream)
     load: Final = awaited(lifecycle.load)
-    unload: Final = awaited(lifecycle.unload)
-    unload_all: Final = awaited(lifecycle.unload_all)
+    loading: Final = aiterated(lifecycle.loading)
+    unload: Final = awaited(unloading.unload)
+    unload_all: Final = awaited(unloading.unload_all)
     estimate: Final = awaited(lifecycle.estimate)
     loaded: Final = awaited(inventory.loaded)
     downloaded: Final = awaited(inventory.downloaded)
+    downloading: Final = aiterated(downloads.downloading)
+    download: Final = awaited(downloads.download)
+    doctor: Final = aiterated(doctors.doctor)
     server_start: Final = awaited(lms_server.server_start)
     server_stop: Final = awaited(lms_server.server_stop)
     server_status: Final = awaited(lms_server.server_status)
@@ -79,12 +87,12 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
     async def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
         check_loop("the asynchronous client is")
-        opened: list[AsyncChannel] = []
+        opened: list[Any] = []
         entered: list[Any] = []
 
         async def perform(step: Step) -> Any:
             result = await self._perform(step)
-            if isinstance(result, AsyncChannel):
+            if isinstance(step, Open | Start):
                 opened.append(result)
             elif isinstance(step, Enter):
                 entered.append(step.context)
@@ -114,6 +122,10 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
             from ..lmstudio.lms.command import arun_lms
 
             return await arun_lms(step, self._lms)
+        if isinstance(step, Start):
+            from ..lmstudio.lms.command import AsyncRunning
+
+            return AsyncRunning(step.run, self._lms)
         if isinstance(step, Sleep):
             return await asyncio.sleep(step.seconds)
         if isinstance(step, ReadAll | Close):

@@ -55,6 +55,7 @@ class Connected(Generic[HttpClient, Transport]):
         self._endpoint = endpoint(base_url, token, timeouts or Timeouts())
         self._state = Server(self._endpoint.url, self._endpoint.timeouts)
         self._state.on_tape = bool(getattr(transport or getattr(http_client, "_transport", None), "on_tape", False))
+        self._state.lms_given = lms is not None
         self._owned = http_client is None
         self._network = self._owned and transport is None
         self._http: HttpClient = self._made(transport) if http_client is None else http_client

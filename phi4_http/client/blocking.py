@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from .. import api
-from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Step, run
+from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Start, Step, run
 from ..phi4 import asking
 from .base import Asking, Connected, Talking, check_block
-from .binding import Module, blocking, making
+from .binding import Module, blocking, iterated, making
 from .channel import BlockingChannel
 from .http import request_options, translated
 from .stream import ReplyStream
@@ -20,11 +20,15 @@ from .stream import ReplyStream
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..doctor import looks as doctors
+    from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
+    from ..lmstudio import unload as unloading
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
-    lms_server = Module("lmstudio.lms.server")
+    lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
+    doctors, unloading = Module("doctor.looks"), Module("lmstudio.unload")
 
 T = TypeVar("T")
 
@@ -64,11 +68,15 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
     stream_chat_completion: Final = making(api.stream_chat_completion, ReplyStream)
     stream_completion: Final = making(api.stream_completion, ReplyStream)
     load: Final = blocking(lifecycle.load)
-    unload: Final = blocking(lifecycle.unload)
-    unload_all: Final = blocking(lifecycle.unload_all)
+    loading: Final = iterated(lifecycle.loading)
+    unload: Final = blocking(unloading.unload)
+    unload_all: Final = blocking(unloading.unload_all)
     estimate: Final = blocking(lifecycle.estimate)
     loaded: Final = blocking(inventory.loaded)
     downloaded: Final = blocking(inventory.downloaded)
+    downloading: Final = iterated(downloads.downloading)
+    download: Final = blocking(downloads.download)
+    doctor: Final = iterated(doctors.doctor)
     server_start: Final = blocking(lms_server.server_start)
     server_stop: Final = blocking(lms_server.server_stop)
     server_status: Final = blocking(lms_server.server_status)
@@ -82,12 +90,12 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
 
     def _run(self, flow: Flow[T]) -> T:
         """Drive a flow to its value. What it has opened is closed if it fails."""
-        opened: list[BlockingChannel] = []
+        opened: list[Any] = []
         entered: list[Any] = []
 
         def perform(step: Step) -> Any:
             result = self._perform(step)
-            if isinstance(result, BlockingChannel):
+            if isinstance(step, Open | Start):
                 opened.append(result)
             elif isinstance(step, Enter):
                 entered.append(step.context)
@@ -117,6 +125,10 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
             from ..lmstudio.lms.command import run_lms
 
             return run_lms(step, self._lms)
+        if isinstance(step, Start):
+            from ..lmstudio.lms.command import Running
+
+            return Running(step.run, self._lms)
         if isinstance(step, Sleep):
             return time.sleep(step.seconds)
         if isinstance(step, ReadAll | Close):

@@ -100,7 +100,6 @@ class ModelManager(Managing[LMStudio]):
 
     get: Final = blocking(ModelCache.get)
     use: Final = making(ModelCache.use, Lease)
-    hold: Final = making(ModelCache.hold, Lease)
     eject: Final = blocking(ModelCache.eject)
     eject_all: Final = blocking(ModelCache.eject_all)
 
@@ -121,7 +120,6 @@ class AsyncModelManager(Managing[AsyncLMStudio]):
 
     get: Final = awaited(ModelCache.get)
     use: Final = making(ModelCache.use, AsyncLease)
-    hold: Final = making(ModelCache.hold, AsyncLease)
     eject: Final = awaited(ModelCache.eject)
     eject_all: Final = awaited(ModelCache.eject_all)
 

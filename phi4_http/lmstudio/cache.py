@@ -29,15 +29,16 @@ from ..errors import (
     Phi4Error,
     UnsupportedSetting,
 )
-from ..flow import Flow, Sleep, ready
+from ..flow import Flow, Sleep, last
 from ..running import Job
 from ..wire.listings import Instance, ModelInfo
 from .config import ABLE, LoadConfig, Way, check_against, check_name, usable_ways
 from .inventory import listed, match, ways_of
-from .lifecycle import Obtained, check_loaded, estimate, obtain, refuse
+from .lease import LOCK, leased, until
+from .lifecycle import Loaded, estimate, load, loading, refuse
 from .lock import FileLock
 from .memory import Flight
-from .unloading import LOCK, LOOK, MEMORY, Busy, Watch, copies, here, until
+from .unloading import LOOK, MEMORY, Busy, Watch, copies, here
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
@@ -48,26 +49,28 @@ class ModelCache(Watch):
     """The flows of a `ModelManager`, and what they remember. May be shared by threads and tasks."""
 
     def get(
-        self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
+        self,
+        key: str,
+        config: LoadConfig | None = None,
     ) -> Flow[Instance]:
         """A loaded instance of the model with what the config asks for: one that is there, or a new one.
 
         Its `identifier` is the `model` of requests. However many threads, tasks and processes ask at once, one loads.
-        Nothing keeps it from being unloaded for another one: for that, there is `use`. `on_progress` is called with
-        the share loaded, 0 to 1. Raises ModelBusy for an instance that must go and works on, DoesNotFit for the limit,
-        ContextTooShort also where LM Studio is known to cut the context, and what `LMStudio.load` raises.
+        Nothing keeps it from being unloaded for another one: for that, there is `use`. Raises ModelBusy for an instance
+        that must go and works on, DoesNotFit for the limit, ContextTooShort also where LM Studio is known to cut the
+        context, and what `LMStudio.load` raises.
         """
         config = config or _DEFAULT
         check_name(key, "model key")
         usable_ways(config, ways_of(self.server, self._ways))
         found = yield from self.quick(key, config)
         if found:
-            return found
+            return self._taken(config, found)
         ends = time.monotonic() + self._limits.timeout
         while True:
             flight, mine = self._memory.join(key, config)
             if mine:
-                return (yield from self._lead(flight, key, config, on_progress))
+                return (yield from self._lead(flight, key, config))
             yield from self._await(key, lambda flight=flight: flight.over, ends, MEMORY)  # type: ignore[misc]
             if flight.error is not None and flight.config == config:
                 raise flight.error
@@ -76,11 +79,13 @@ class ModelCache(Watch):
                 return found
 
     def use(
-        self, key: str, config: LoadConfig | None = None, *, on_progress: Callable[[float], None] | None = None
+        self,
+        key: str,
+        config: LoadConfig | None = None,
     ) -> Leasing:
         """A block with an instance as `get` gives it, which is not unloaded before the block is left: by no manager of
         this user, in any thread, task or process. Entering raises what `get` raises."""
-        return Leasing(self, key, lambda: self.get(key, config, on_progress=on_progress), config or _DEFAULT)
+        return Leasing(self, key, lambda: self.get(key, config), config or _DEFAULT)
 
     def eject(self, name: str) -> Flow[tuple[Instance, ...]]:
         """Unload the instance of that identifier, or else all instances of that model, and return them.
@@ -103,26 +108,9 @@ class ModelCache(Watch):
         instances = yield from self._state()
         return (yield from self._eject([one for one in instances if one.identifier in self._memory.own]))
 
-    def hold(self, identifier: str) -> Leasing:
-        """A block in which no manager of this user unloads an instance of that name, if there is one. It asks nothing
-        of the server. Entering raises ModelBusy where it is being unloaded for longer than a load may take."""
-        check_name(identifier, "identifier")
-        return Leasing(self, identifier, lambda: ready(Instance(identifier, identifier)), None)
-
-    def _leased(self, name: str, ends: float) -> Flow[FileLock]:
-        """A lease on this instance. Raises ModelBusy where it can't be had in time."""
-        for pause in until(ends, LOCK):
-            lease = self._leases.take(name)
-            if lease is not None:
-                return lease
-            yield Sleep(pause)
-        raise ModelBusy(name, waited=self._limits.timeout, status="being unloaded")
-
     # --- one turn
 
-    def _lead(
-        self, flight: Flight, key: str, config: LoadConfig, on_progress: Callable[[float], None] | None
-    ) -> Flow[Instance]:
+    def _lead(self, flight: Flight, key: str, config: LoadConfig) -> Flow[Instance]:
         """Do what others wait for."""
         try:
             model = match(key, (yield from listed(self.server, self._ways)))
@@ -130,7 +118,7 @@ class ModelCache(Watch):
             lock = self._leases.loading(model.id)
             yield from self._await(model.id, lock.acquire, time.monotonic() + self._limits.timeout, LOCK)
             try:
-                flight.instance = yield from self._get(flight, model, config, on_progress)
+                flight.instance = yield from self._get(flight, model, config)
             finally:
                 lock.release()
             return flight.instance
@@ -141,14 +129,12 @@ class ModelCache(Watch):
             self._memory.loading.pop(id(flight), None)
             self._memory.land(key, flight)
 
-    def _get(
-        self, flight: Flight, model: ModelInfo, config: LoadConfig, on_progress: Callable[[float], None] | None
-    ) -> Flow[Instance]:
+    def _get(self, flight: Flight, model: ModelInfo, config: LoadConfig) -> Flow[Instance]:
         """With the lock held: what is there now, or else a load."""
         instances = yield from self._state()
         found = self._satisfying(model.id, config, instances)
         if found:
-            return found
+            return self._taken(config, found)
         memory = self._memory
         # Whatever is there of this model is too short, or set otherwise: two copies would take twice the memory.
         there = copies(model.id, config, instances)
@@ -171,17 +157,14 @@ class ModelCache(Watch):
         if not theirs:
             yield from self._make_room(flight, model, size)
         try:
-            got, asked = yield from self._load(
-                model, wanted, ways, on_progress, ttl=None if theirs else self._limits.ttl
-            )
+            got, asked = yield from self._load(model, wanted, ways, ttl=None if theirs else self._limits.ttl)
         except Phi4Error:
             if old is not None and theirs:
                 yield from self._put_back(old, ways)
             raise
-        if got.made and not theirs:
+        if not got.found and not theirs:
             memory.keep(got.instance.identifier, asked, size, self._clock())
-        if got.made:
-            self._check_made(model.id, config, got.instance)
+        self._check_got(model.id, config, got)
         return got.instance
 
     def _load(
@@ -189,17 +172,19 @@ class ModelCache(Watch):
         model: ModelInfo,
         config: LoadConfig,
         ways: Sequence[Way] | None,
-        on_progress: Callable[[float], None] | None,
         *,
         ttl: int | None,
-    ) -> Flow[tuple[Obtained, LoadConfig]]:
+    ) -> Flow[tuple[Loaded, LoadConfig]]:
         """What was loaded, and what was asked for."""
 
-        def with_ttl(ttl: int | None) -> Flow[tuple[Obtained, LoadConfig]]:
+        def with_ttl(ttl: int | None) -> Flow[tuple[Loaded, LoadConfig]]:
             asked = dataclasses.replace(config, ttl=ttl)
             timeout = self._limits.timeout
-            flow = obtain(self.server, model.id, asked, ways=ways, timeout=timeout, on_progress=on_progress)
-            return (yield from flow), asked
+            # A context that is cut is judged here: what was loaded is kept in mind, also where it is too short.
+            events = loading(self.server, model.id, asked, ways=ways, timeout=timeout, allow_shorter=True)
+            end = yield from last(events)
+            assert isinstance(end, Loaded)
+            return end, asked
 
         if config.ttl is not None or ttl is None:
             return (yield from with_ttl(config.ttl))
@@ -218,12 +203,21 @@ class ModelCache(Watch):
         if limit is not None and config.context_length is not None and (old.context_length or 0) >= limit:
             raise ContextTooShort(config.context_length, limit, identifier=old.identifier)
 
-    def _check_made(self, key: str, config: LoadConfig, instance: Instance) -> None:
-        try:
-            check_loaded(instance, config)
-        except ContextTooShort as error:
-            self._memory.note_cut(key, config, error.limit)
-            raise
+    def _check_got(self, key: str, config: LoadConfig, got: Loaded) -> None:
+        """Raises ContextTooShort for one that is too short; where LM Studio has cut it, that is remembered."""
+        length = got.instance.context_length
+        if config.context_length is None or length is None or length >= config.context_length:
+            return
+        if not got.found:
+            self._memory.note_cut(key, config, length)
+        raise ContextTooShort(config.context_length, length, identifier=got.instance.identifier)
+
+    def _taken(self, config: LoadConfig, instance: Instance) -> Instance:
+        """What is there is taken; what nobody reports of it is told, once."""
+        names = self._memory.unknown(config, instance)
+        if names:
+            log.warning("nobody reports whether %s has the %s asked for", instance.identifier, ", ".join(names))
+        return instance
 
     # --- what somebody else has loaded
 
@@ -253,7 +247,7 @@ class ModelCache(Watch):
         name = old.identifier if old.identifier != old.model else None
         before = LoadConfig(context_length=old.context_length, ttl=old.ttl, identifier=name)
         try:
-            yield from obtain(self.server, old.model, before, ways=ways, timeout=self._limits.timeout)
+            yield from load(self.server, old.model, before, ways=ways, timeout=self._limits.timeout)
         except Phi4Error as error:
             log.warning("%s, which somebody else had loaded, could not be loaded again: %s", old.identifier, error)
 
@@ -336,9 +330,7 @@ class ModelCache(Watch):
 class Leasing:
     """One block's lease on an instance: what entering and leaving it do."""
 
-    def __init__(
-        self, cache: ModelCache, name: str, get: Callable[[], Flow[Instance]], config: LoadConfig | None
-    ) -> None:
+    def __init__(self, cache: ModelCache, name: str, get: Callable[[], Flow[Instance]], config: LoadConfig) -> None:
         self._cache = cache
         self._name = name
         self._get = get
@@ -354,7 +346,7 @@ class Leasing:
         ends = time.monotonic() + cache._limits.timeout
         while True:
             instance = yield from self._get()
-            self._lease = yield from cache._leased(instance.identifier, ends)
+            self._lease = yield from leased(cache._leases, instance.identifier, ends)
             self._job = cache.server.work.begin(instance.identifier)
             try:
                 if (yield from self._still(instance.identifier)):
@@ -374,8 +366,6 @@ class Leasing:
             lease.release()
 
     def _still(self, name: str) -> Flow[bool]:
-        if self._config is None:
-            return True
         found = yield from self._cache.quick(self._name, self._config)
         if found is not None:
             return found.identifier == name

@@ -122,8 +122,14 @@ def usable_ways(config: LoadConfig, order: Sequence[Way]) -> tuple[Way, ...]:
         return usable
     closest = min(order, key=lambda way: len(config.beyond(way)))
     beyond = config.beyond(closest)
-    able = [way for way in ABLE[beyond[0]] if all(way in ABLE[name] for name in beyond)]
-    raise UnsupportedSetting(beyond, way=closest, able=tuple(able))
+    able = [way for way in ABLE[beyond[0]] if not config.beyond(way)]
+    raise UnsupportedSetting(beyond, way=closest, able=tuple(able), reason=which_ways(config))
+
+
+def which_ways(config: LoadConfig) -> str:
+    """Which ways can set each of the settings asked for."""
+    nobody = "only LM Studio's own per-model defaults"
+    return "; ".join(f"{name}: {', '.join(ABLE[name]) or nobody}" for name in config.settings)
 
 
 def check_against(config: LoadConfig, model: ModelInfo) -> None:
@@ -138,18 +144,39 @@ def check_against(config: LoadConfig, model: ModelInfo) -> None:
 
 
 def unmet(config: LoadConfig, instance: Instance) -> tuple[str, ...]:
-    """The settings that the instance is known not to have. What its source does not tell counts as met."""
-    return tuple(name for name in config.settings if not _is_met(name, config, instance))
+    """The settings that the instance is known not to have. What its source does not tell is `unread`."""
+    return tuple(name for name in config.settings if _is_told(name, instance) and not _is_met(name, config, instance))
+
+
+def unread(config: LoadConfig, instance: Instance) -> tuple[str, ...]:
+    """The settings asked for of which the instance's source does not tell what it has."""
+    return tuple(name for name in config.settings if not _is_told(name, instance))
+
+
+READERS: dict[str, Way] = {
+    "ttl": "lms",
+    "parallel": "lms",
+    "flash_attention": "rest",
+    "eval_batch_size": "rest",
+    "offload_kv_cache_to_gpu": "rest",
+    "num_experts": "rest",
+}
+"""Who tells a setting that not every list does: `lms ps`, or the native v1 list. Nobody tells the GPU share."""
+
+
+def _is_told(name: str, instance: Instance) -> bool:
+    if name == "ttl":  # where it is never unloaded, `lms ps` says null
+        return instance.ttl is not None or "ttlMs" in instance.extra
+    return _value(name, instance) is not None
+
+
+def _value(name: str, instance: Instance) -> Any:
+    """What the instance has; what is no field of it is in the REST list's `config`, under the same name."""
+    return getattr(instance, name) if name in _KNOWN else instance.extra.get(name)
 
 
 def _is_met(name: str, config: LoadConfig, instance: Instance) -> bool:
-    asked: Any = getattr(config, name)
-    if name in ("gpu", "ttl"):  # told by nobody, and by LM Studio's own clock: neither is worth a reload
-        return True
-    # The rest is in the REST list's `config`, under the same names.
-    has = getattr(instance, name) if name in _KNOWN else instance.extra.get(name)
-    if has is None:
-        return True
+    asked, has = getattr(config, name), _value(name, instance)
     return bool(has >= asked) if name in ("context_length", "parallel") else bool(has == asked)
 
 

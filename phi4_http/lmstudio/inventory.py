@@ -1,19 +1,20 @@
 """What a LM Studio has and what it has loaded, asked by any of three ways: flows.
 
-    lms    `lms ls` and `lms ps`      all about instances: who is busy, the time to live; starts LM Studio if need be
+    lms    `lms ls` and `lms ps`      all about instances: who is busy, the time to live
     rest   GET /api/v1/models         instances with their context; 0.4.0 and later
     jit    GET /api/v0/models         states and contexts; 0.3.6 and later (the way of a just-in-time load)
 
 A way that is not there (no `lms`, nobody at the address, an old server that answers 200 "Unexpected endpoint") is
-passed over for the next one. A way that is there and fails is an error.
+passed over for the next one; so is an `lms` that speaks to another LM Studio than the one at the address, which is
+seen by what each lists. A way that is there and fails is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import re
-import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -29,18 +30,16 @@ from ..errors import (
     ServerError,
     ServerUnreachable,
 )
-from ..flow import Completed, Flow, Http, Lms, Sleep
+from ..flow import Completed, Flow, Http, Sleep
 from ..server import V0_MODELS, V1_MODELS, Server, fetch, is_missing
 from ..wire.listings import Instance, ModelInfo, parse_lms_ls, parse_lms_ps, parse_v0_models, parse_v1_models
 from .config import Way
+from .lms.reach import ask_lms, identified, lms_options
 from .lms.text import is_unreachable, is_vanished, message_of, parse_json
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
 T = TypeVar("T")
-
-QUERY_SECONDS = 90.0
-"""Time limit of a run of `lms` that loads nothing. The first one may start LM Studio, which alone may take 60 s."""
 
 _VANISHED_TRIES = 5
 _VANISHED_PAUSE = 0.2
@@ -62,15 +61,11 @@ def ways_of(server: Server, order: Sequence[Way] | None = None) -> tuple[Way, ..
     return leading
 
 
-def lms_options(server: Server) -> tuple[str, ...] | None:
-    """What `lms` needs to talk to a server; None where it can't: it takes a bare host name and speaks no https."""
-    if server.local:
-        return ()
-    parts = urllib.parse.urlsplit(server.url)
-    host = parts.hostname or ""
-    if parts.scheme != "http" or parts.path or not host or ":" in host:
-        return None
-    return ("--host", host, "--port", str(parts.port or 80))
+class LmsUnfit(LmsFailed):
+    """An `lms` that is there and is no way to what is wanted: it is passed over, as one that is not there."""
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Shown(NamedTuple):
@@ -146,19 +141,56 @@ def _whole(server: Server, way: Way) -> Flow[tuple[ModelInfo, ...]]:
 
 def lms_models(server: Server) -> Flow[tuple[ModelInfo, ...]]:
     """What `lms ls` lists."""
-    done = yield Lms(("ls", "--json", *(lms_options(server) or ())), QUERY_SECONDS)
-    return _parsed(done, parse_lms_ls)
+    return (yield from _parsed(server, (yield from ask_lms(server, "ls", "--json")), parse_lms_ls))
 
 
 def lms_instances(server: Server) -> Flow[tuple[Instance, ...]]:
     """What `lms ps` lists. It fails as a whole when a model is unloaded while it looks: it is asked again then."""
-    step = Lms(("ps", "--json", *(lms_options(server) or ())), QUERY_SECONDS)
     for _ in range(_VANISHED_TRIES):
-        done = yield step
+        done = yield from ask_lms(server, "ps", "--json")
         if done.exit_code == 0 or not is_vanished(message_of(done)):
             break
         yield Sleep(_VANISHED_PAUSE)
-    return _parsed(done, parse_lms_ps)  # pyright: ignore[reportPossiblyUnboundVariable]  # it is asked at least once
+    # pyright: it is asked at least once
+    return (yield from _parsed(server, done, parse_lms_ps))  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def at_address(server: Server, identifier: str | None = None) -> Flow[tuple[Instance, ...]]:
+    """What is loaded as the server itself lists it; both its lists are asked for one that the first does not show."""
+    shown = yield from first_way(("jit", "rest"), lambda way: look(server, way))
+    if identifier is not None and all(one.identifier != identifier for one in shown.instances):
+        with contextlib.suppress(NotLMStudio):
+            shown = yield from look(server, "rest")
+    return shown.instances
+
+
+def check_same(server: Server, shown: Shown) -> Flow[None]:
+    """Make sure that `lms`, which has shown this, and the address are one LM Studio. Raises LmsUnfit where not.
+
+    Also raises what the server does where it does not list its models: then nobody can tell.
+    """
+    instances = shown.instances
+    for again in (True, False):
+        # v0 first, which every release has; where it differs, v1, which tells instances apart.
+        lists: tuple[Way, ...] = ("jit", "rest") if again else ("rest", "jit")
+        there = yield from first_way(lists, lambda way: look(server, way))
+        seen = {one.identifier for one in there.instances}
+        every = {one.identifier for one in instances}
+        here = {one.identifier for one in instances if one.device is None}
+        known = {model.id for model in shown.models}
+        alike = here <= seen <= every and (not known or bool(known & {model.id for model in there.models}))
+        if alike:
+            return
+        if again:  # something may have been loaded or unloaded between the two looks
+            instances = yield from lms_instances(server)
+    lists = f"it lists {_names(every)} as loaded, the server {_names(seen)}"  # pyright: ignore[reportPossiblyUnboundVariable]
+    message = f"`lms` does not speak to the LM Studio at {server.url}: {lists}"
+    log.warning("%s", message)
+    raise LmsUnfit(("ps",), 0, message)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
 
 
 def rest_models(server: Server) -> Flow[tuple[ModelInfo, ...]]:
@@ -190,12 +222,14 @@ def first_way(ways: Iterable[Way], attempt: Callable[[Way], Flow[T]]) -> Flow[T]
 def is_absent(error: Phi4Error) -> bool:
     """Whether the error says that a way is not there, as opposed to there and failing."""
     if isinstance(error, LmsFailed):
-        return is_unreachable(error.message)
+        return isinstance(error, LmsUnfit) or is_unreachable(error.message)
+    if isinstance(error, LmsNotFound):
+        return not error.given
     if isinstance(error, NotLMStudio):
         return True
     if isinstance(error, ServerError):
         return is_missing(error)
-    return isinstance(error, LmsNotFound | ServerUnreachable)
+    return isinstance(error, ServerUnreachable)
 
 
 # --- judging what was seen: pure -------------------------------------------------------------------------------
@@ -212,19 +246,37 @@ def match(asked: str, models: Iterable[ModelInfo]) -> ModelInfo:
     if asked in here:
         return here[asked]
     small = asked.casefold()
-    for fits in (
-        lambda model: asked in (model.path, model.extra.get("selectedVariant"), model.extra.get("selected_variant")),
+    tests: tuple[Callable[[ModelInfo], bool], ...] = (
+        lambda model: asked == model.path or asked in variants(model),
         lambda model: model.id.casefold() == small,
         lambda model: model.id.casefold().endswith("/" + small),
-    ):
+    )
+    for fits in tests:
         found = [model for model in here.values() if fits(model)]
         if len(found) == 1:
-            log.warning("no model has the key %r: taking %r", asked, found[0].id)
+            if asked not in variants(found[0]):
+                log.warning("no model has the key %r: taking %r", asked, found[0].id)
             return found[0]
         if found:
             ids = tuple(model.id for model in found)
             raise ModelNotFound(f"{asked!r} may be any of {len(ids)}.", model=asked, available=ids)
     raise not_found(asked, here)
+
+
+def variants(model: ModelInfo) -> tuple[str, ...]:
+    """The builds of a model that can be asked for by a name of their own, such as `KEY@q8_0`; the selected one first.
+
+    Where the key alone is asked for, the selected one is loaded.
+    """
+    listed = model.extra.get("variants")
+    names = (selected(model), *(listed if isinstance(listed, list) else ()))
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))
+
+
+def selected(item: ModelInfo | Instance) -> str | None:
+    """The variant that is selected, or loaded; None where nobody tells."""
+    name = item.extra.get("selectedVariant", item.extra.get("selected_variant"))
+    return name if isinstance(name, str) else None
 
 
 def _v0_instances(models: Sequence[ModelInfo]) -> tuple[Instance, ...]:
@@ -262,8 +314,11 @@ def _filled(model: ModelInfo, other: ModelInfo | None) -> ModelInfo:
     return dataclasses.replace(model, **{name: getattr(other, name) for name in empty})
 
 
-def _parsed(done: Completed, parse: Callable[[object], T]) -> T:
+def _parsed(server: Server, done: Completed, parse: Callable[[object], T]) -> Flow[T]:
     try:
         return parse(parse_json(done))
     except ValueError as error:
-        raise LmsFailed(done.arguments, done.exit_code, f"its output can't be read: {error}") from None
+        fault = LmsFailed(done.arguments, done.exit_code, f"its output can't be read: {error}")
+    except LmsFailed as error:
+        fault = error
+    raise (yield from identified(server, fault))

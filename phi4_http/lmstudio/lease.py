@@ -12,15 +12,21 @@ So an instance without leases, seen behind its gate, has none until the gate is 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from ..errors import ModelBusy
+from ..flow import Flow, Sleep
 from .lock import FileLock, digest, lock_folder
+
+LOCK = 0.25
+"""The longest pause between two looks at a lock, in seconds."""
 
 
 class Leases:
-    """The leases on what one LM Studio has. Nothing here waits."""
+    """The leases on what one LM Studio has. None of its methods waits."""
 
     def __init__(self, address: str, folder: Path | None = None) -> None:
         # Without a home, a folder that can't be made: the locks then hold within this process.
@@ -68,3 +74,23 @@ class Leases:
     def _files(self, identifier: str) -> Iterator[FileLock]:
         name = digest(identifier)
         return (FileLock(self._folder / f"lease-{name}-{number}") for number in count())
+
+
+def leased(leases: Leases, identifier: str, ends: float) -> Flow[FileLock]:
+    """A lease, had by that time of the monotonic clock. Raises ModelBusy where it is not."""
+    began = time.monotonic()
+    for pause in until(ends, LOCK):
+        lease = leases.take(identifier)
+        if lease is not None:
+            return lease
+        yield Sleep(pause)
+    raise ModelBusy(identifier, waited=time.monotonic() - began, status="being unloaded")
+
+
+def until(ends: float, longest: float) -> Iterator[float]:
+    """Pauses that grow up to `longest`, until it is that time by the monotonic clock; the last look comes then."""
+    pause = 0.01
+    while (left := ends - time.monotonic()) > 0:
+        yield min(pause, left)
+        pause = min(2 * pause, longest)
+    yield 0.0

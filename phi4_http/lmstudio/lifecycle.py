@@ -13,17 +13,16 @@ makes a second copy (`key:2`) when two callers ask at once.
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
 import logging
-import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
 
-from ..api import path
 from ..errors import (
     ContextTooShort,
-    InvalidRequest,
+    LmsError,
     LmsFailed,
     LmsNotFound,
     LmsTimeout,
@@ -35,27 +34,65 @@ from ..errors import (
     ServerUnreachable,
     UnsupportedSetting,
 )
-from ..flow import Flow, Http, Lms, Sleep
-from ..server import Server, fetch
-from ..wire.listings import Instance, ModelInfo
-from .config import LoadConfig, Way, check_against, check_name, lms_arguments, rest_body, unmet, usable_ways
-from .inventory import QUERY_SECONDS, Shown, first_way, lms_options, loaded, look, match, v0_models, ways_of
-from .lms.text import Estimate, Progress, load_error, message_of, no_room, parse_estimate, unknown_option
+from ..flow import Events, Flow, Sleep, Step, last
+from ..server import Server
+from ..wire.listings import Instance
+from .config import (
+    READERS,
+    LoadConfig,
+    Way,
+    check_against,
+    check_name,
+    lms_arguments,
+    unmet,
+    unread,
+    usable_ways,
+    which_ways,
+)
+from .inventory import (
+    LmsUnfit,
+    at_address,
+    check_same,
+    first_way,
+    loaded,
+    look,
+    match,
+    selected,
+    variants,
+    ways_of,
+)
+from .lms.reach import ask_lms
+from .lms.text import Estimate, is_taken, load_error, parse_estimate
+from .unload import is_named, unload, unload_lms
+from .ways import Job, Loading, load_jit, load_lms, load_rest, selection
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
 LOAD_SECONDS = 600.0
 """Time limit of a load. Tens of gigabytes from a slow disk take minutes."""
 
-_GONE_TRIES = 10
-_GONE_PAUSE = 0.3
-_IN_USE_PAUSE = 1.0
-"""Seconds until a load is tried again whose name is in use by another load."""
+_SEEN_TRIES = 5
+_SEEN_PAUSE = 0.3
 
 _DEFAULT = LoadConfig()
 
 
 # --- load ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The end of a load: the instance as it is really loaded."""
+
+    instance: Instance
+    found: bool = False
+    """Whether it was loaded before, or by somebody else meanwhile, and is taken as it is."""
+    unread: tuple[str, ...] = ()
+    """Settings asked for of which nobody tells what the instance has, such as the GPU share."""
+
+
+LoadEvent: TypeAlias = Loading | Loaded
+"""What a load yields."""
 
 
 def load(
@@ -66,74 +103,130 @@ def load(
     ways: Sequence[Way] | None = None,
     timeout: float = LOAD_SECONDS,
     allow_shorter: bool = False,
-    on_progress: Callable[[float], None] | None = None,
 ) -> Flow[Instance]:
     """Have the model loaded, and return the instance as it is really loaded.
 
-    A loaded instance of it that has what the config asks for is returned as it is. `on_progress` hears the share
-    loaded, 0 to 1, where the way tells it (`lms` does). With `allow_shorter`, a context that LM Studio cut is a
-    warning in the log. Raises InvalidRequest, UnsupportedSetting, ModelNotFound, ContextTooShort, DoesNotFit,
-    LoadFailed, LmsError, and what the server raises.
+    A loaded instance of it that has what the config asks for is returned as it is; what nobody tells of it is a warning
+    in the log. With `allow_shorter`, a shorter context than asked for is one too. `key` may be one of a model's
+    variants (`KEY@q8_0`). `timeout` is in seconds. Raises InvalidRequest, UnsupportedSetting, ModelNotFound,
+    ContextTooShort, DoesNotFit, LoadFailed, LmsError, and what the server raises.
     """
-    config = config or _DEFAULT
-    got = yield from obtain(server, key, config, ways=ways, timeout=timeout, on_progress=on_progress)
-    if got.made:
-        check_loaded(got.instance, config, allow_shorter=allow_shorter)
-    return got.instance
+    events = loading(server, key, config, ways=ways, timeout=timeout, allow_shorter=allow_shorter)
+    end = yield from last(events)
+    assert isinstance(end, Loaded)
+    return end.instance
 
 
-class Obtained(NamedTuple):
-    """An instance, and whether it was loaded here and now: not taken, nor loaded by somebody else meanwhile."""
-
-    instance: Instance
-    made: bool
-
-
-def obtain(
+def loading(
     server: Server,
     key: str,
-    config: LoadConfig,
+    config: LoadConfig | None = None,
     *,
     ways: Sequence[Way] | None = None,
     timeout: float = LOAD_SECONDS,
-    on_progress: Callable[[float], None] | None = None,
-) -> Flow[Obtained]:
-    """As `load`, without a judgement on what was loaded."""
+    allow_shorter: bool = False,
+) -> Events[LoadEvent]:
+    """As `load`, followed: `Loading` events, and at the end `Loaded` with the instance.
+
+    Whoever stops reading, or is interrupted, ends the `lms` that loads, which cancels it; a load over REST goes on in
+    LM Studio. Raises what `load` raises.
+    """
     check_name(key, "model key")
+    config = config or _DEFAULT
     order = ways_of(server, ways)
     usable = usable_ways(config, order)
     try:
-        way, listing = yield from first_way(usable, lambda way: _looked(server, way))
+        job = yield from first_way(usable, lambda way: _decided(server, way, key, config, timeout))
     except (LmsNotFound, NotLMStudio) as error:
         raise _why_not(error, config, order) from error
-    model = match(key, listing.models)
+    model = job.model
     check_against(config, model)
-    adopted = adopt(model.id, config, listing.instances)
+    adopted = adopt(model.id, config, job.there, allow_shorter=allow_shorter, variant=job.variant)
     if adopted:
+        adopted = yield from _filled(job, adopted, order)
+        adopted = adopt(model.id, config, [adopted], allow_shorter=allow_shorter, variant=job.variant) or adopted
         log.debug("%s is loaded already", adopted.identifier)
-        return Obtained(adopted, made=False)
-    job = _Job(server, way, model, config, listing.models, timeout, on_progress)
-    got = yield from _carried_out(job)
-    return got._replace(instance=(yield from _confirmed(job, got.instance)))
+        missing = _unread(job, adopted)
+        if missing:
+            what = " and ".join(missing)
+            log.warning("%s is loaded already, and nobody tells its %s", adopted.identifier, what)
+        yield [Loaded(adopted, found=True, unread=missing)]
+        return
+    yield [Loading(model.id, job.way)]
+    instance, mine, found = yield from _carried_out(job)
+    instance = yield from _confirmed(job, instance, mine)
+    if unread(config, instance):
+        instance = yield from _filled(job, instance, order)
+    _check_loaded(instance, config, allow_shorter)
+    yield [Loaded(instance, found, _unread(job, instance))]
 
 
-def _looked(server: Server, way: Way) -> Flow[tuple[Way, Shown]]:
-    return way, (yield from look(server, way))
+def _decided(server: Server, way: Way, key: str, config: LoadConfig, timeout: float) -> Flow[Job]:
+    """What is to be done by this way. Raises what says that it is none, and ModelNotFound."""
+    shown = yield from look(server, way)
+    models = shown.models
+    try:
+        model = match(key, models)
+    except ModelNotFound:
+        if way != "jit" or "@" not in key:
+            raise
+        with contextlib.suppress(NotLMStudio):
+            models = (yield from look(server, "rest")).models  # v0 lists no variants
+        model = match(key, models)
+    variant = key if key in variants(model) and key != model.id else None
+    if way == "lms":
+        if variant not in (None, selected(model)):
+            message = f"`lms` loads {selected(model) or model.id} alone, not {variant}: REST can, and a request"
+            raise LmsUnfit(("load", key), 0, message)
+        yield from check_same(server, shown)
+    return Job(server, way, model, config, models, timeout, shown.instances, variant)
+
+
+def _filled(job: Job, instance: Instance, order: Sequence[Way]) -> Flow[Instance]:
+    """The instance with what another way tells of it, where something was asked for that this one does not tell."""
+    missing = unread(job.config, instance)
+    for way in dict.fromkeys(READERS[name] for name in missing if name in READERS):
+        if way == job.way or way not in order:
+            continue
+        try:
+            others = yield from loaded(job.server, ways=[way])
+        except Phi4Error as error:
+            log.debug("%s does not tell: %s", way, error)
+            continue
+        for other in others:
+            if is_named(other, instance.identifier):
+                empty = [f.name for f in dataclasses.fields(instance) if getattr(instance, f.name) is None]
+                extra = {**other.extra, **instance.extra}
+                told = {name: getattr(other, name) for name in empty}
+                instance = dataclasses.replace(instance, **told, extra=extra)
+    return instance
+
+
+def _unread(job: Job, instance: Instance) -> tuple[str, ...]:
+    variant = ("variant",) if job.variant and selected(instance) is None else ()
+    return (*unread(job.config, instance), *variant)
 
 
 def _why_not(error: LmsNotFound | NotLMStudio, config: LoadConfig, order: Sequence[Way]) -> Phi4Error:
     """None of the ways that can set it all is there: what could not be set by those that may be."""
     if isinstance(error, LmsNotFound):
         others = [config.beyond(way) for way in order if way != "lms"]
-        return LmsNotFound(error.tried, needed_for=min(others, key=len, default=()))
+        return LmsNotFound(error.tried, min(others, key=len, default=()), error.given)
     beyond = config.beyond("jit")
     if "jit" not in order or not beyond:
         return error
     able = tuple(way for way in order if not config.beyond(way))
-    return UnsupportedSetting(beyond, way="jit", able=able, reason="the only way that is there")
+    return UnsupportedSetting(beyond, way="jit", able=able, reason=f"the only way that is there; {which_ways(config)}")
 
 
-def adopt(key: str, config: LoadConfig, instances: Iterable[Instance]) -> Instance | None:
+def adopt(
+    key: str,
+    config: LoadConfig,
+    instances: Iterable[Instance],
+    *,
+    allow_shorter: bool = False,
+    variant: str | None = None,
+) -> Instance | None:
     """The loaded instance to take instead of loading; None where the model is to be loaded.
 
     Raises ContextTooShort or LoadFailed for a loaded one that has not what was asked for: no second copy is made
@@ -141,9 +234,13 @@ def adopt(key: str, config: LoadConfig, instances: Iterable[Instance]) -> Instan
     """
     here = [instance for instance in instances if instance.device is None]
     mine = [one for one in here if one.model == key and config.identifier in (None, one.identifier)]
-    lacking = [(instance, unmet(config, instance)) for instance in mine]
+    lacking = [(instance, _lacks(config, instance, variant)) for instance in mine]
     for instance, lacks in lacking:
         if not lacks:
+            return instance
+    for instance, lacks in lacking:
+        if allow_shorter and lacks == ("context_length",):
+            _warn_shorter(instance, config)
             return instance
     if lacking:
         refuse(*lacking[0], config)
@@ -154,6 +251,11 @@ def adopt(key: str, config: LoadConfig, instances: Iterable[Instance]) -> Instan
     return None
 
 
+def _lacks(config: LoadConfig, instance: Instance, variant: str | None) -> tuple[str, ...]:
+    other = variant is not None and selected(instance) not in (None, variant)
+    return (*unmet(config, instance), *(("variant",) if other else ()))
+
+
 def refuse(instance: Instance, lacks: Sequence[str], config: LoadConfig) -> NoReturn:
     """Raises ContextTooShort or LoadFailed for a loaded instance that lacks this and stays as it is."""
     if config.context_length is not None and "context_length" in lacks:
@@ -161,120 +263,52 @@ def refuse(instance: Instance, lacks: Sequence[str], config: LoadConfig) -> NoRe
     raise LoadFailed(f"{instance.identifier!r} is loaded with another {' and '.join(lacks)}: unload it first.")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Job:
-    """A load that has been decided on."""
-
-    server: Server
-    way: Way
-    model: ModelInfo
-    config: LoadConfig
-    listed: Sequence[ModelInfo]
-    timeout: float
-    on_progress: Callable[[float], None] | None
-
-
-def _carried_out(job: _Job) -> Flow[Obtained]:
-    """Act, and look again: the instance is what is there then. While somebody else loads under its name, wait."""
+def _carried_out(job: Job) -> Generator[Step | list[LoadEvent], Any, tuple[Instance, bool, bool]]:
+    """Act, and look again: the instance is what is there then; whether this loaded it, and whether another did."""
+    fault: Phi4Error | None = None
     server, way, model = job.server, job.way, job.model
-    ends = time.monotonic() + job.timeout
-    while True:
-        fault, identifier = yield from _acted(job)
-        try:
-            after = yield from loaded(server, ways=[way])
-        except Phi4Error as error:
-            raise fault or error from None
-        named = next((one for one in after if _is_named(one, identifier)), None)
-        in_use = isinstance(fault, LoadFailed | LmsFailed) and "already in use" in fault.message
-        if named is not None or not in_use or time.monotonic() > ends:
-            break
-        yield Sleep(_IN_USE_PAUSE)
+    identifier: str | None = job.config.identifier or model.id
+    server.changed()
+    try:
+        if way == "lms":
+            yield from load_lms(job)
+        elif way == "rest":
+            identifier = yield from load_rest(job)
+        else:
+            yield from load_jit(job)
+            identifier = None if job.variant else identifier
+    except (LmsFailed, LmsTimeout, ServerError, ServerUnreachable) as error:
+        fault = error
+    try:
+        after = yield from loaded(server, ways=[way])
+    except Phi4Error as error:
+        raise fault or error from None
+    named = next((one for one in after if _is_it(job, one, identifier)), None)
     if named is None:
-        raise fault or LoadFailed(f"{way} said that it loaded {model.id}, but no instance {identifier!r} is there.")
+        raise fault or LoadFailed(f"{way} said that it loaded {job.name}, but no instance {identifier!r} is there.")
     if named.model != model.id:
         if fault:
             raise fault
         # The list and the disk had changed under `lms`, whose search then took what came next.
-        yield from unload(server, identifier, ways=[way])
+        yield from unload(server, named.identifier, ways=[way])
         raise LoadFailed(f"{named.model} was loaded in place of {model.id}, and is unloaded again.")
     if fault:
         log.warning("%s is loaded, though the load said: %s", identifier, fault)
     if way == "rest":
-        named, mine = (yield from _without_twin(job, named, after)), named
-        return Obtained(named, made=named is mine)
-    return Obtained(named, made=not in_use)
+        first = yield from _without_twin(job, named, after)
+        return first, fault is None, first is not named
+    return named, fault is None, isinstance(fault, LoadFailed) and is_taken(fault.message)
 
 
-def _acted(job: _Job) -> Flow[tuple[Phi4Error | None, str]]:
-    """What went wrong, as far as anybody says, and the identifier to look for."""
-    identifier = job.config.identifier or job.model.id
-    job.server.changed()
-    try:
-        if job.way == "lms":
-            yield from _load_lms(job)
-        elif job.way == "rest":
-            identifier = yield from _load_rest(job)
-        else:
-            yield from _load_jit(job)
-    except (LmsFailed, LmsTimeout, ServerError, ServerUnreachable) as error:
-        return error, identifier
-    return None, identifier
+def _is_it(job: Job, instance: Instance, identifier: str | None) -> bool:
+    """Whether this is what the load was to make; a variant loaded by a request has whatever name LM Studio gave."""
+    if identifier is not None:
+        return is_named(instance, identifier)
+    before = {one.identifier for one in job.there}
+    return instance.device is None and instance.model in (job.model.id, job.name) and instance.identifier not in before
 
 
-def _load_lms(job: _Job) -> Flow[None]:
-    named = dataclasses.replace(job.config, identifier=job.config.identifier or job.model.id)
-    options = (*lms_arguments(named), *(lms_options(job.server) or ()))
-    tell = Progress(job.on_progress).feed if job.on_progress else None
-    done = yield Lms(("load", *_selection(job.model, job.listed), *options), job.timeout, tell)
-    if done.exit_code != 0:
-        option = unknown_option(message_of(done))
-        if option:
-            setting = option.removeprefix("--").replace("-", "_")
-            raise UnsupportedSetting((setting,), way="lms", reason=f"this release has no {option}")
-        raise load_error(done, job.model.id)
-
-
-def _selection(model: ModelInfo, models: Sequence[ModelInfo]) -> tuple[str, ...]:
-    """The arguments that mean this model. `--exact` compares paths, letter for letter; a key is searched, loosely."""
-    paths = collections.Counter(other.path for other in models if other.device is None)
-    local = ("--local",) if any(other.device for other in models) else ()  # as old as LM Link, so only where it is met
-    if model.path and paths[model.path] == 1:
-        return ("--exact", check_name(model.path, "model path"), *local)
-    return (check_name(model.id, "model key"), "-y", *local)
-
-
-def _load_rest(job: _Job) -> Flow[str]:
-    """Returns the identifier, which the server chooses."""
-    key = job.model.id
-    body = rest_body(job.config, key)
-    step = Http("POST", "/api/v1/models/load", body, timeout=job.timeout, slow=True)
-    said = yield from _loading(job, step)
-    return str(said.get("instance_id") or key)
-
-
-def _load_jit(job: _Job) -> Flow[None]:
-    """The smallest request there is. LM Studio loads the model for it, with its default context."""
-    key = job.model.id
-    endpoint = "chat/completions"
-    body: dict[str, Any] = {"model": key, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}
-    if job.model.type == "embeddings":
-        endpoint, body = "embeddings", {"model": key, "input": "."}
-    if job.config.ttl is not None:
-        body["ttl"] = job.config.ttl
-    yield from _loading(job, Http("POST", path("openai", endpoint), body, timeout=job.timeout, slow=True))
-
-
-def _loading(job: _Job, step: Http) -> Flow[dict[str, Any]]:
-    """What a request that loads a model is answered. Raises what the server says went wrong."""
-    try:
-        return (yield from fetch(job.server, dict, step, model=job.model.id, optional=job.way == "rest"))
-    except LoadFailed as error:
-        if "insufficient system resources" in error.message:
-            raise no_room(error.message) from None
-        raise
-
-
-def _without_twin(job: _Job, mine: Instance, instances: Sequence[Instance]) -> Flow[Instance]:
+def _without_twin(job: Job, mine: Instance, instances: Sequence[Instance]) -> Flow[Instance]:
     """REST makes a second copy when two ask at once: the later one goes, and both callers have the first."""
     first = next(one for one in instances if one.model == mine.model and one.device is None)
     if first.identifier == mine.identifier or unmet(job.config, first):
@@ -284,112 +318,51 @@ def _without_twin(job: _Job, mine: Instance, instances: Sequence[Instance]) -> F
     return first
 
 
-def _confirmed(job: _Job, instance: Instance) -> Flow[Instance]:
-    """What `lms` loaded, as the server sees it: it may be another LM Studio, or have another context to tell."""
+def _confirmed(job: Job, instance: Instance, mine: bool) -> Flow[Instance]:
+    """What `lms` loaded, as the server at the address sees it, which may know another context.
+
+    Raises LoadFailed where it does not see it: `lms` has loaded it elsewhere, and what is `mine` is unloaded again.
+    """
     if job.way != "lms":
         return instance
-    try:
-        listed = yield from v0_models(job.server)
-    except Phi4Error as error:  # a load needs no server, nor its token
-        log.debug("the server does not tell what it has loaded: %s", error)
-        return instance
-    if listed and all(model.loaded is False for model in listed):
-        raise LoadFailed(
-            f"`lms` has loaded {instance.identifier!r}, but the server at {job.server.url} has nothing loaded: "
-            "it is another LM Studio, in a container perhaps. Ask for the ways 'rest' and 'jit' only."
-        )
-    seen = [model.loaded_context_length for model in listed if model.id == instance.identifier and model.loaded]
-    lengths = [length for length in (instance.context_length, *seen) if length is not None]
-    return dataclasses.replace(instance, context_length=min(lengths, default=None))
+    server, name = job.server, instance.identifier
+    for _ in range(_SEEN_TRIES):
+        there = yield from at_address(server, name)
+        seen = [one for one in there if one.identifier == name]
+        if seen:
+            lengths = [one.context_length for one in (instance, *seen) if one.context_length is not None]
+            return dataclasses.replace(instance, context_length=min(lengths, default=None))
+        yield Sleep(_SEEN_PAUSE)
+    undone = "It is left there."
+    if mine:
+        try:
+            yield from unload_lms(server, name)
+            undone = "It is unloaded again."
+        except LmsError as error:
+            undone = f"It could not be unloaded again: {error}"
+    raise LoadFailed(
+        f"`lms` has loaded {name!r}, but the server at {server.url} does not list it: it is another LM Studio, in a "
+        f"container perhaps. {undone} Ask for the ways 'rest' and 'jit' only."
+    )
 
 
-def check_loaded(instance: Instance, config: LoadConfig, *, allow_shorter: bool = False) -> None:
-    """Raises ContextTooShort for an instance that was loaded with less than was asked for; the rest is a warning."""
+def _check_loaded(instance: Instance, config: LoadConfig, allow_shorter: bool) -> None:
     if config.context_length is not None and instance.context_length is None:
         log.warning("%s does not tell its context length: it may be shorter than asked for", instance.identifier)
-    for name in unmet(config, instance):
-        if name == "context_length" and not allow_shorter:
-            refuse(instance, [name], config)
-        log.warning("%s is loaded with less than the %s asked for (%s)", instance.identifier, name, config)
+    lacks = unmet(config, instance)
+    if lacks == ("context_length",) and allow_shorter:
+        _warn_shorter(instance, config)
+    elif lacks:
+        refuse(instance, lacks, config)
 
 
-# --- unload ----------------------------------------------------------------------------------------------------
-
-
-def unload(server: Server, identifier: str, *, ways: Sequence[Way] | None = None) -> Flow[Instance]:
-    """Unload one instance, and return what it was. `key` does not mean `key:2`, nor an instance with a name of its own.
-
-    Raises ModelNotFound for an identifier that no instance has, and LmsFailed or ServerError for one that stays.
-    """
-    check_name(identifier, "identifier")
-    way, instances = yield from first_way(_unloading(server, ways), lambda way: _instances(server, way))
-    found = [instance for instance in instances if _is_named(instance, identifier)]
-    if not found:
-        here = tuple(instance.identifier for instance in instances)
-        raise ModelNotFound(f"no loaded instance is named {identifier!r}.", model=identifier, available=here)
-    fault: Phi4Error | None = None
-    server.changed()
-    try:
-        if way == "lms":
-            yield from _unload_lms(server, identifier)
-        else:
-            step = Http("POST", "/api/v1/models/unload", {"instance_id": identifier}, slow=True)
-            yield from fetch(server, dict, step, model=identifier)
-    except (LmsFailed, LmsTimeout, ServerError) as error:
-        fault = error
-    for _ in range(1 if fault else _GONE_TRIES):
-        _, instances = yield from _instances(server, way)
-        if not any(_is_named(instance, identifier) for instance in instances):
-            return found[0]
-        yield Sleep(_GONE_PAUSE)
-    raise fault or ServerError(f"{identifier!r} is still loaded, though {way} said that it unloaded it.")
-
-
-def _is_named(instance: Instance, identifier: str) -> bool:
-    """Whether a name means this instance, as far as this machine goes."""
-    return instance.identifier == identifier and instance.device is None
-
-
-def _unloading(server: Server, ways: Sequence[Way] | None) -> tuple[Way, ...]:
-    """The ways that unload: no request can undo a just-in-time load."""
-    order: tuple[Way, ...] = tuple(way for way in ways_of(server, ways) if way != "jit")
-    if not order:
-        raise InvalidRequest("a model is unloaded by 'lms' or 'rest': neither is among the ways")
-    return order
-
-
-def _instances(server: Server, way: Way) -> Flow[tuple[Way, tuple[Instance, ...]]]:
-    return way, (yield from loaded(server, ways=[way]))
-
-
-def _unload_lms(server: Server, identifier: str) -> Flow[None]:
-    done = yield Lms(("unload", identifier, *(lms_options(server) or ())), QUERY_SECONDS)
-    if done.exit_code != 0:
-        raise LmsFailed(done.arguments, done.exit_code, message_of(done))
-
-
-def unload_all(server: Server, *, ways: Sequence[Way] | None = None) -> Flow[tuple[Instance, ...]]:
-    """Unload every instance on that machine, one by one, and return what was unloaded.
-
-    Not `lms unload --all`, which takes the instances of other machines (LM Link) too, and stops at the first fault.
-    One that stays does not keep the others; its error is raised at the end.
-    """
-    order = _unloading(server, ways)
-    _, instances = yield from first_way(order, lambda way: _instances(server, way))
-    gone: list[Instance] = []
-    fault: Phi4Error | None = None
-    for instance in instances:
-        if instance.device is not None:
-            continue
-        try:
-            gone.append((yield from unload(server, instance.identifier, ways=order)))
-        except ModelNotFound:  # its time was over, or somebody else was quicker
-            continue
-        except Phi4Error as error:
-            fault = fault or error
-    if fault:
-        raise fault
-    return tuple(gone)
+def _warn_shorter(instance: Instance, config: LoadConfig) -> None:
+    log.warning(
+        "%s is loaded with less than the context_length asked for: %s of %s tokens",
+        instance.identifier,
+        instance.context_length,
+        config.context_length,
+    )
 
 
 # --- estimate --------------------------------------------------------------------------------------------------
@@ -406,8 +379,8 @@ def estimate(server: Server, key: str, config: LoadConfig | None = None) -> Flow
     listing = yield from look(server, "lms")
     model = match(key, listing.models)
     check_against(config, model)
-    arguments = ("load", *_selection(model, listing.models), *lms_arguments(config), "--estimate-only")
-    done = yield Lms((*arguments, *(lms_options(server) or ())), QUERY_SECONDS)
+    arguments = ("load", *selection(model, listing.models), *lms_arguments(config), "--estimate-only")
+    done = yield from ask_lms(server, *arguments)
     if done.exit_code != 0:
         raise load_error(done, model.id)
     guess = parse_estimate(done)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import InvalidRequest, Phi4Error
 from ..wire.listings import Instance
-from .config import LoadConfig, unmet
+from .config import LoadConfig, unmet, unread
 from .lifecycle import LOAD_SECONDS
 
 
@@ -88,6 +88,8 @@ class Memory:
         self.flights: dict[str, Flight] = {}
         """By model."""
         self.look: Look | None = None
+        self.listed: dict[str, Instance] = {}
+        """The instances as the server's own list last showed them, which tells settings that `lms ps` does not."""
         self._cuts: dict[tuple[str, LoadConfig], int] = {}
         self._unknown: set[tuple[str, tuple[str, ...]]] = set()
 
@@ -150,16 +152,17 @@ class Memory:
         """The settings asked for that nobody can say of this instance; each is told once."""
         if instance.identifier in self.own:
             return ()
-        names = tuple(name for name in config.settings if name not in ("context_length", "identifier"))
-        names = tuple(name for name in names if getattr(instance, name, instance.extra.get(name)) is None)
+        names = unread(config, instance)
         if not names or (instance.identifier, names) in self._unknown:
             return ()
         self._unknown.add((instance.identifier, names))
         return names
 
     def filled(self, instance: Instance) -> Instance:
-        """The instance with the time to live that it was loaded with, where its source does not report it."""
-        own = self.own.get(instance.identifier)
+        """The instance with what else is known of it: what the server's own list told, and what was asked for here."""
+        own, listed = self.own.get(instance.identifier), self.listed.get(instance.identifier)
+        if listed is not None:
+            instance = replace(instance, extra={**listed.extra, **instance.extra})
         return replace(instance, ttl=own.config.ttl) if own and instance.ttl is None else instance
 
     # What LM Studio has cut

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,11 +19,11 @@ from ..errors import LmsError, LmsTimeout, ModelBusy, ModelNotFound, Phi4Error, 
 from ..flow import Flow, Http, Lms, Sleep
 from ..server import Server
 from ..wire.listings import Instance
-from .config import LoadConfig, Way
+from .config import LoadConfig, Way, unread
 from .inventory import lms_instances, loaded, ways_of
-from .lease import Leases
-from .lifecycle import unload
+from .lease import Leases, until
 from .memory import Limits, Memory
+from .unload import unload
 
 log: logging.Logger = logging.getLogger("phi4_http")
 
@@ -35,8 +35,8 @@ QUIET_SECONDS = 60.0
 _LOOK_SECONDS = 2.0
 """What a look takes at most when the time that it is part of is nearly over: `lms` alone takes one to start."""
 
-MEMORY, LOCK, LOOK = 0.05, 0.25, 1.0
-"""The longest pauses, in seconds, between two looks at what costs nothing, at a lock, and at what is loaded."""
+MEMORY, LOOK = 0.05, 1.0
+"""The longest pauses, in seconds, between two looks at what costs nothing, and at what is loaded."""
 
 
 class Busy(NamedTuple):
@@ -92,8 +92,13 @@ class Watch:
         except Phi4Error as error:  # `lms` may do without the server, or its token
             log.debug("no list of what is loaded: %s", error)
             return None
-        self._memory.keep_only({one.identifier for one in instances}, began)
-        return self._satisfying(key, config, instances)
+        memory = self._memory
+        memory.keep_only({one.identifier for one in instances}, began)
+        memory.listed = {one.identifier: one for one in instances}
+        found = self._satisfying(key, config, instances)
+        # Only `lms ps` reports the time to live.
+        asks = found is not None and found.identifier not in memory.own and "ttl" in unread(config, found)
+        return None if asks and "lms" in order else found
 
     def _state(self) -> Flow[tuple[Instance, ...]]:
         """What is loaded now; what is gone is forgotten. Who looks at the same time shares a look."""
@@ -102,7 +107,8 @@ class Watch:
             look, mine = memory.joined_look(asked)
             if mine:
                 try:
-                    look.instances = yield from loaded(self.server, ways=self._ways)
+                    seen = yield from loaded(self.server, ways=self._ways)
+                    look.instances = tuple(map(memory.filled, seen))
                 finally:
                     look.over = True
                 memory.keep_only({one.identifier for one in here(look.instances)}, look.began)
@@ -210,15 +216,6 @@ def here(instances: Iterable[Instance]) -> list[Instance]:
 def copies(key: str, config: LoadConfig, instances: Iterable[Instance]) -> list[Instance]:
     """The instances of the model that may stand for the one asked for."""
     return [one for one in here(instances) if one.model == key and config.identifier in (None, one.identifier)]
-
-
-def until(ends: float, longest: float) -> Iterator[float]:
-    """Pauses that grow up to `longest`, until it is that time by the monotonic clock; the last look comes then."""
-    pause = 0.01
-    while (left := ends - time.monotonic()) > 0:
-        yield min(pause, left)
-        pause = min(2 * pause, longest)
-    yield 0.0
 
 
 def within(flow: Flow[T], ends: float) -> Flow[T]:

@@ -48,6 +48,10 @@ class Fields:
         """The field's value, which stays in the rest."""
         return self._left.get(name)
 
+    def has_null(self, name: str) -> bool:
+        """Whether the field is there, and null."""
+        return name in self._left and self._left[name] is None
+
     def take(self, name: str, kind: type[T]) -> T | None:
         """The field's value if it is of that kind; a null is taken too, and any other value stays in the rest."""
         value = self._left.get(name)

@@ -46,7 +46,7 @@ class Instance:
     parallel: int | None = None
     """Requests that it serves at a time."""
     ttl: int | None = None
-    """Idle seconds after which LM Studio unloads it, rounded up; None: never, or not told."""
+    """Idle seconds after which it is unloaded, rounded up; None: never (`ttlMs` is in `extra` then), or unknown."""
     last_used: float | None = None
     """Seconds since the epoch."""
     size_bytes: int | None = None
@@ -231,6 +231,7 @@ def _ls_model(fields: Fields) -> ModelInfo:
 
 
 def _ps_instance(fields: Fields) -> Instance:
+    never = {"ttlMs": None} if fields.has_null("ttlMs") else {}
     ttl, last_used = fields.count("ttlMs"), fields.count("lastUsedTime")
     return Instance(
         identifier=fields.need("identifier", str),  # empty after `lms load --identifier ""`
@@ -245,7 +246,7 @@ def _ps_instance(fields: Fields) -> Instance:
         last_used=None if last_used is None else last_used / 1000,
         size_bytes=fields.count("sizeBytes"),
         device=fields.text("deviceIdentifier"),
-        extra=fields.rest(),
+        extra={**fields.rest(), **never},
     )
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from lmstudio.world import World
 from support import Ran, run_child
@@ -134,6 +139,54 @@ def test_ask_takes_a_loaded_model_as_it_is(with_phi: World) -> None:
         assert state["loaded"][0]["contextLength"] == 8192
 
 
+def test_ask_takes_what_there_is_where_nothing_was_asked_for(with_phi: World) -> None:
+    """A context that LM Studio cuts is no error of somebody who named none: it is said, and asked."""
+    with_phi.set(cut_context=4096)
+    for said in ("4,096 of 32,768", ""):
+        ran = run(with_phi, "ask", "Is 391 a prime number?")
+        assert (ran.code, ran.out) == (0, "Yes.\n")
+        assert said in ran.err
+    with_phi.set(cut_context=2048)
+    assert run(with_phi, "ask", "Is 391 a prime number?", "--context-length", "8192").code == 6
+
+
+def test_a_load_of_a_loaded_model_says_what_it_has_not_set(world: World) -> None:
+    """6 for another time to live; a word for what nobody can read."""
+    world.put(QWEN, context=4096)
+    ran = run(world, "load", QWEN, "--ttl", "60")
+    assert (ran.code, "another ttl" in ran.err) == (6, True)
+    ran = run(world, "load", QWEN, "--gpu", "max")
+    assert (ran.code, "does not tell its gpu" in ran.err) == (0, True)
+
+
+def test_an_interrupted_load_says_what_became_of_it(world: World) -> None:
+    """Ctrl-C cancels the load; one line says that nothing is loaded."""
+    world.set(load_seconds=600)
+    command = [sys.executable, "-m", "phi4_http", "load", QWEN, "--url", world.url, "--lms", world.lms]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 60
+    while True:
+        with world.state() as state:
+            if state["pending"]:
+                break
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, err.count("\n")) == (130, 1)
+    assert f"interrupted: {QWEN} is not loaded" in err
+    assert world.loaded == []
+
+
+def test_a_server_on_another_port_is_not_the_one_named(world: World, unused_port: int) -> None:
+    """`lms` knows one that runs; nobody answers at the address: 3."""
+    ran = run_child("server", "status", "--url", f"http://127.0.0.1:{unused_port}", "--lms", world.lms)
+    assert (ran.code, ran.out) == (
+        3,
+        f"running on port {world.port}, and nobody answers at http://127.0.0.1:{unused_port}\n",
+    )
+
+
 def test_ask_says_a_context_that_is_too_long_before_it_asks(with_phi: World) -> None:
     """2, with the model's longest; no question was sent."""
     ran = run(with_phi, "ask", "Is 391 a prime number?", "--context-length", "50000")
@@ -159,7 +212,7 @@ def test_what_cannot_be_loaded_beforehand_is_loaded_by_the_request(with_phi: Wor
     ran = run_child(*ask)
     assert (ran.code, ran.out) == (0, "Yes.\n")
     assert "is loaded by the request itself" in ran.err
-    assert run_child(*ask, "--context-length", "8192").code == 3
+    assert run_child(*ask, "--context-length", "8192").code == 13
 
 
 def test_nothing_to_unload_is_said(world: World) -> None:

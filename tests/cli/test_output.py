@@ -14,6 +14,7 @@ from phi4_http.cli.loading import progress
 from phi4_http.cli.output import Output, ReplyPrinter, aligned, gibibytes, number
 from phi4_http.errors import InvalidRequest
 from phi4_http.events import Revised, Solution
+from phi4_http.lmstudio.ways import Loading
 
 
 class Terminal(io.StringIO):
@@ -40,8 +41,8 @@ def test_on_a_terminal_a_load_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None
     """How far it is, and for how long; it vanishes at the end."""
     monkeypatch.setenv("TERM", "xterm")
     err = Terminal()
-    with progress(Output(out=io.StringIO(), err=err), "loading phi") as on_progress:
-        on_progress(0.5)
+    with progress(Output(out=io.StringIO(), err=err), "loading phi") as tell:
+        tell(Loading("phi", "lms", 0.5))
         until = time.monotonic() + 5
         while "50%" not in err.getvalue():
             assert time.monotonic() < until

@@ -47,6 +47,7 @@ def fresh(**knobs: Any) -> State:
         "pending": [],
         "last_loaded": [],
         "server": {"running": True, "port": 1234, "ever": True},
+        "elsewhere": {},  # other LM Studios on this machine: their states, by the ports of their servers
         "knobs": knobs,
         "calls": [],
         "requests": [],
@@ -92,7 +93,7 @@ def _alive(pid: int) -> bool:
 
 
 def model_of(state: State, key: str) -> Model | None:
-    found = [model for model in state["models"] if model["modelKey"] == key]
+    found = [model for model in state["models"] if key in (model["modelKey"], *model.get("variants", ()))]
     return min(found, key=lambda model: model["deviceIdentifier"] is not None, default=None)
 
 
@@ -113,6 +114,8 @@ def instance(
     """An instance as it will be loaded; its default name is the key, or `key:2`, `key:3`, …"""
     model = model_of(state, key)
     assert model is not None
+    variant = key if key != model["modelKey"] else model.get("selectedVariant")
+    key = model["modelKey"]
     names = {one["identifier"] for one in state["loaded"]}
     if identifier is None:
         identifier = next(name for name in (key, *(f"{key}:{n}" for n in range(2, 99))) if name not in names)
@@ -127,6 +130,7 @@ def instance(
         "status": "idle",
         "queued": 0,
         "config": config or {},
+        "variant": variant,
         "used": time.time(),
     }
 
@@ -139,6 +143,8 @@ def shown(state: State, one: dict[str, Any]) -> dict[str, Any]:
         names += ["status", "queued", "parallel"]
     else:
         item.pop("deviceIdentifier")
+    if one.get("variant"):
+        item["selectedVariant"] = one["variant"]
     return item | {name: one[name] for name in names}
 
 

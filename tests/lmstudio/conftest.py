@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +21,19 @@ def face(request: pytest.FixtureRequest, world: World) -> Iterator[Face]:
     made.close()
 
 
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH, and a home that is empty."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    return folder
+
+
 @pytest.fixture(params=FACES)
-def no_lms(request: pytest.FixtureRequest, world: World) -> Iterator[Face]:
+def no_lms(request: pytest.FixtureRequest, world: World, bare: Path) -> Iterator[Face]:
     """A face on a machine without the command."""
-    made = FACES[request.param](world.url, "/nowhere/lms")
+    made = FACES[request.param](world.url, None)
     yield made
     made.close()

@@ -45,6 +45,7 @@ def main(path: str, argv: list[str]) -> None:
         environment = {name: os.environ.get(name) for name in ("FORCE_COLOR", "COLUMNS", "LC_ALL")}
         state["calls"].append({"argv": argv, "env": environment, "pid": os.getpid()})
         knobs = state["knobs"]
+    PLAIN[0] = bool(knobs.get("plain"))
     if "-v" in argv or "--version" in argv:
         out("CLI commit: 07b7252\n")
         sys.exit(0)
@@ -61,7 +62,7 @@ def main(path: str, argv: list[str]) -> None:
         service()
     options, positional = parse(command, argv[1:], knobs)
     if command != "server":
-        reach(path, options)
+        path = reach(path, options)
     {"load": load, "unload": unload, "ps": ps, "ls": ls, "server": server}[command](path, options, positional)
 
 
@@ -89,23 +90,31 @@ def parse(command: str, argv: list[str], knobs: dict[str, Any]) -> tuple[dict[st
     return options, positional
 
 
-def reach(path: str, options: dict[str, str]) -> None:
-    """The greeting that `--host` and `--port` ask for."""
+def reach(path: str, options: dict[str, str]) -> str:
+    """The greeting that `--host` and `--port` ask for (the command's source): whoever answers at that port is spoken
+    to, which may be another LM Studio on this machine. It is waited for 500 ms, too short where the server is busy."""
     host = options.get("--host")
     if host in (None, "127.0.0.1") and "--port" not in options:
-        return
+        return path
     if host and "://" in host:
         die("Error: Host should not include the protocol.\n")
     if host and ":" in host:
         die("Error: Host should not include the port number. Use --port instead.\n")
     port = int(options.get("--port", 1234))
     with opened(path) as state:
+        if state["knobs"].get("ignores_port"):  # not known of any release: what must be noticed all the same
+            return path
         there = state["server"]["running"] and state["server"]["port"] == port
-    if not there:
+        other = state["elsewhere"].get(str(port))
+        if state["knobs"].get("busy_greetings"):
+            state["knobs"]["busy_greetings"] -= 1
+            there, other = False, None
+    if not there and other is None:
         die(
             f"Error: The server does not appear to be running at {host or '127.0.0.1'}:{port}. Please make sure the "
             "server is running and accessible at the specified address.\n"
         )
+    return path if there else str(other)
 
 
 # --- load
@@ -426,8 +435,17 @@ def size(count: int) -> str:
     return f"{count / 1024**power:.2f} {['Bytes', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"
 
 
+PLAIN: list[bool] = [False]
+
+
 def box(title: str, *paragraphs: str) -> None:
-    """A box as wide as its text; where $COLUMNS is too narrow for it, the line breaks vanish, as recorded."""
+    """A box as wide as its text; where $COLUMNS is too narrow for it, the line breaks vanish, as recorded.
+
+    Newer sources (2026-08) print no boxes: titles come as plain lines.
+    """
+    if PLAIN[0]:
+        err(f"Error: {title}\n\n" + "\n\n".join(paragraphs) + "\n")
+        return
     lines = ["", *"\n\n".join((title, *paragraphs)).split("\n"), ""]
     width = max(map(len, lines)) + 6
     columns = int(os.environ.get("COLUMNS") or 80)

@@ -107,13 +107,6 @@ def test_a_context_that_is_cut_is_told_and_can_be_ejected(face: Face, world: Wor
     assert world.loaded == []
 
 
-def test_progress_is_told(face: Face) -> None:
-    """As for a load."""
-    told: list[float] = []
-    face.manager().get(LLAMA, on_progress=told.append)
-    assert told == [0.25, 0.75, 1.0]
-
-
 # --- LM Studio's clock
 
 
@@ -471,4 +464,4 @@ def wait_for(world: World, command: str) -> None:
 def test_both_faces_have_the_same_names() -> None:
     """What one can do the other can."""
     names = [[name for name in vars(kind) if not name.startswith("_")] for kind in (ModelManager, AsyncModelManager)]
-    assert names[0] == names[1] == ["get", "use", "hold", "eject", "eject_all"]
+    assert names[0] == names[1] == ["get", "use", "eject", "eject_all"]

@@ -175,7 +175,9 @@ def test_parallel_is_refused_for_embeddings() -> None:
         (LoadConfig(context_length=4096), Instance("i", "m"), ()),
         (LoadConfig(parallel=4), Instance("i", "m", parallel=2), ("parallel",)),
         (LoadConfig(parallel=2), Instance("i", "m", parallel=4), ()),
-        (LoadConfig(gpu="max", ttl=5), Instance("i", "m", ttl=60), ()),
+        (LoadConfig(gpu="max", ttl=5), Instance("i", "m", ttl=60), ("ttl",)),
+        (LoadConfig(gpu="max", ttl=5), Instance("i", "m"), ()),
+        (LoadConfig(ttl=5), Instance("i", "m", extra={"ttlMs": None}), ("ttl",)),
         (LoadConfig(flash_attention=True), Instance("i", "m", extra={"flash_attention": False}), ("flash_attention",)),
         (LoadConfig(num_experts=4), Instance("i", "m", extra={"num_experts": 4}), ()),
         (LoadConfig(identifier="x"), Instance("i", "m"), ("identifier",)),
@@ -191,7 +193,10 @@ def test_an_instance_has_what_it_is_not_known_to_lack(
 @pytest.mark.parametrize(
     ("url", "local", "options"),
     [
-        ("http://127.0.0.1:1234", True, ()),
+        ("http://127.0.0.1:1234", True, ("--port", "1234")),
+        ("http://localhost", True, ("--port", "80")),
+        ("http://127.0.0.2:1", True, ("--host", "127.0.0.2", "--port", "1")),
+        ("http://[::1]:1234", True, None),
         ("http://box:1234", False, ("--host", "box", "--port", "1234")),
         ("http://box", False, ("--host", "box", "--port", "80")),
         ("https://box:1234", False, None),

@@ -25,11 +25,12 @@ from phi4_http.errors import (
 from phi4_http.flow import Answer, Completed, Flow, Http, Lms, Sleep, Step
 from phi4_http.flow import run as run_flow
 from phi4_http.lmstudio.cache import ModelCache
-from phi4_http.lmstudio.memory import Limits
 from phi4_http.lmstudio.config import LoadConfig
 from phi4_http.lmstudio.inventory import downloaded, listed
-from phi4_http.lmstudio.lifecycle import estimate, load, unload_all
+from phi4_http.lmstudio.lifecycle import estimate, load
 from phi4_http.lmstudio.lms.server import server_status, server_stop
+from phi4_http.lmstudio.memory import Limits
+from phi4_http.lmstudio.unload import unload_all
 from phi4_http.server import Server
 
 HERE = Server("http://127.0.0.1:1234")

@@ -29,7 +29,8 @@ from phi4_http.errors import (
     UnsupportedSetting,
 )
 from phi4_http.lmstudio.config import LoadConfig
-from phi4_http.lmstudio.lifecycle import load
+from phi4_http.lmstudio.lifecycle import Loaded, load
+from phi4_http.lmstudio.ways import Loading
 from phi4_http.server import Server
 
 LLAMA, QWEN, QWEN_1M, GPT = (
@@ -120,7 +121,7 @@ def test_missing_lms_says_what_it_is_needed_for(no_lms: Face) -> None:
     with pytest.raises(LmsNotFound) as caught:
         no_lms.call("load", LLAMA, LoadConfig(gpu="max"))
     assert caught.value.needed_for == ("gpu",)
-    assert "/nowhere/lms" in str(caught.value)
+    assert "PATH" in str(caught.value)
 
 
 def test_the_order_of_ways_can_be_chosen(face: Face, world: World) -> None:
@@ -149,16 +150,25 @@ def test_an_lms_that_reaches_nobody_is_passed_over(face: Face, world: World) -> 
 
 def test_progress_is_told(face: Face) -> None:
     """The percentages that `lms load` draws come as shares, rising to 1."""
-    told: list[float] = []
-    face.call("load", LLAMA, on_progress=told.append)
-    assert told == [0.25, 0.75, 1.0]
+    *shares, end = face.events("loading", LLAMA)
+    assert shares == [Loading(LLAMA, "lms", share) for share in (None, 0.25, 0.75, 1.0)]
+    assert (end.instance.identifier, end.found, end.unread) == (LLAMA, False, ())
+    assert face.events("loading", LLAMA) == [Loaded(end.instance, found=True)]
 
 
-def test_load_works_with_no_server_running(face: Face, world: World) -> None:
-    """`lms` needs no HTTP server."""
+def test_unknown_progress_is_unknown(face: Face) -> None:
+    """REST tells nothing of a load until it is over: no share is made up."""
+    begin, end = face.events("loading", LLAMA, **REST_ONLY)
+    assert (begin, end.instance.identifier) == (Loading(LLAMA, "rest", None), LLAMA)
+
+
+def test_a_load_starts_no_server(face: Face, world: World) -> None:
+    """Nobody at the address is an error: what `lms` could start or reach by itself is not the server that was named."""
     with world.state() as state:
         state["server"]["running"] = False
-    assert face.call("load", LLAMA).identifier == LLAMA
+    with pytest.raises(ServerUnreachable):
+        face.call("load", LLAMA)
+    assert (world.loaded, world.calls("load")) == ([], [])
 
 
 # --- which model
@@ -171,9 +181,9 @@ def test_the_exact_key_wins_over_longer_ones(face: Face, world: World) -> None:
     assert world.loaded == [QWEN_1M, QWEN]
 
 
-@pytest.mark.parametrize("asked", ["gpt-oss-20b", "OpenAI/GPT-OSS-20B", "GPT-OSS-20b", "openai/gpt-oss-20b@mxfp4"])
+@pytest.mark.parametrize("asked", ["gpt-oss-20b", "OpenAI/GPT-OSS-20B", "GPT-OSS-20b"])
 def test_a_unique_match_is_taken_and_reported(asked: str, face: Face, caplog: pytest.LogCaptureFixture) -> None:
-    """Other letters, no publisher, the selected variant: the only model it can mean is taken, and the log says so."""
+    """Other letters, no publisher: the only model it can mean is taken, and the log says so."""
     with caplog.at_level(logging.WARNING, "phi4_http"):
         assert face.call("load", asked).model == GPT
     assert f"no model has the key '{asked}': taking '{GPT}'" in caplog.text
@@ -252,9 +262,11 @@ def test_another_model_loaded_by_the_search_is_unloaded_again(face: Face, world:
 @pytest.mark.parametrize("key", ["-y", "--host", "", "  ", "a\x00b", "a\nb", "a\x1b[2J"])
 def test_no_key_becomes_an_option(key: str, face: Face, world: World) -> None:
     """What a command would read as an option, or can't print, is refused before anything runs."""
-    for name in ("load", "unload", "estimate"):
+    for name in ("load", "estimate"):
         with pytest.raises(InvalidRequest):
             face.call(name, key)
+    with pytest.raises(InvalidRequest):
+        face.call("unload", key, **LMS_ONLY)
     with world.state() as state:
         assert (state["calls"], state["requests"]) == ([], [])
 
@@ -291,6 +303,82 @@ def test_a_loaded_model_with_other_settings_is_an_error(face: Face, world: World
     world.put(LLAMA, parallel=1)
     with pytest.raises(LoadFailed, match="loaded with another parallel"):
         face.call("load", LLAMA, LoadConfig(context_length=4096, parallel=4))
+
+
+@pytest.mark.parametrize("ttl", [None, 600_000])
+def test_another_time_to_live_is_an_error(ttl: int | None, face: Face, world: World) -> None:
+    """Of a loaded model, nothing can set it: it is not dropped in silence, whichever way looks."""
+    world.put(LLAMA, ttlMs=ttl)
+    for ways in (None, ["jit", "lms"]):
+        with pytest.raises(LoadFailed, match="loaded with another ttl"):
+            face.call("load", LLAMA, LoadConfig(ttl=60), ways=ways)
+    world.put(QWEN, ttlMs=60_000)
+    assert face.call("load", QWEN, LoadConfig(ttl=60)).ttl == 60
+
+
+def test_what_nobody_tells_is_said_to_be_unknown(
+    face: Face, world: World, no_lms: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The GPU share of a loaded model is in no list; its time to live is `lms`'s alone to tell."""
+    world.put(LLAMA)
+    (end,) = face.events("loading", LLAMA, LoadConfig(gpu="max"))
+    assert (end.found, end.unread) == (True, ("gpu",))
+    assert "nobody tells its gpu" in caplog.text
+    (end,) = no_lms.events("loading", LLAMA, LoadConfig(ttl=60), **JIT_ONLY)
+    assert end.unread == ("ttl",)
+
+
+def test_what_one_way_does_not_tell_another_does(face: Face, world: World) -> None:
+    """Flash attention is in the REST list alone."""
+    face.call("load", LLAMA, LoadConfig(flash_attention=False), ways=["rest"])
+    with pytest.raises(LoadFailed, match="another flash_attention"):
+        face.call("load", LLAMA, LoadConfig(flash_attention=True))
+
+
+def test_where_no_way_sets_it_all_each_ones_are_listed(face: Face) -> None:
+    """Who asks for too much at once learns what goes with what."""
+    with pytest.raises(UnsupportedSetting, match=r"context_length: lms, rest; gpu: lms; flash_attention: rest"):
+        face.call("load", LLAMA, LoadConfig(8192, "max", flash_attention=True))
+
+
+# --- variants
+
+Q8 = f"{GPT}@q8_0"
+
+
+def with_variant(world: World) -> None:
+    """The model has a second build, which is not the selected one."""
+    with world.state() as state:
+        model = backend.model_of(state, GPT)
+        assert model is not None
+        model["variants"] = [f"{GPT}@mxfp4", Q8]
+
+
+@pytest.mark.parametrize("ways", [None, REST_ONLY["ways"], JIT_ONLY["ways"]])
+def test_a_variant_is_loaded_by_each_way_that_can(ways: Any, face: Face, world: World) -> None:
+    """`lms load` knows keys alone, so the next way is taken; what is loaded is the variant."""
+    with_variant(world)
+    assert face.call("load", Q8, ways=ways).model == GPT
+    with world.state() as state:
+        assert [one["variant"] for one in state["loaded"]] == [Q8]
+    assert world.calls("load") == []
+
+
+def test_the_selected_variant_is_what_the_key_loads(face: Face, world: World) -> None:
+    """`lms` can load that one."""
+    with_variant(world)
+    assert face.call("load", f"{GPT}@mxfp4").model == GPT
+    assert len(world.calls("load")) == 1
+
+
+def test_another_variant_is_not_taken_for_it(face: Face, world: World) -> None:
+    """A loaded one is another model; where only `lms` may be used, it is said why that can't load it."""
+    with_variant(world)
+    with pytest.raises(LmsFailed, match="alone, not"):
+        face.call("load", Q8, **LMS_ONLY)
+    world.put(GPT)
+    with pytest.raises(LoadFailed, match="another variant"):
+        face.call("load", Q8, ways=["rest", "lms"])
 
 
 def test_a_name_that_another_model_has_is_refused(face: Face, world: World) -> None:
@@ -351,6 +439,7 @@ def test_a_cut_context_is_a_warning_on_request(face: Face, world: World, caplog:
         one = face.call("load", LLAMA, LoadConfig(context_length=32768), allow_shorter=True)
     assert one.context_length == 4096
     assert "less than the context_length asked for" in caplog.text
+    assert face.call("load", LLAMA, LoadConfig(context_length=32768), allow_shorter=True) == one
 
 
 def test_the_servers_own_length_counts_where_it_is_shorter(face: Face, world: World) -> None:
@@ -423,7 +512,7 @@ def test_a_load_that_survives_its_killed_caller_is_found(
 
 def test_a_hang_is_ended(face: Face, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """`lms ps` has no time limit of its own."""
-    monkeypatch.setattr("phi4_http.lmstudio.inventory.QUERY_SECONDS", 0.3)
+    monkeypatch.setattr("phi4_http.lmstudio.lms.reach.QUERY_SECONDS", 0.3)
     world.set(hang=["ps"])
     with pytest.raises(LmsTimeout):
         face.call("loaded")
@@ -458,7 +547,7 @@ def test_output_that_is_no_list_is_told(kind: str, world: World, tmp_path: Path)
     other.write_text("#!/bin/sh\necho '{\"a\": 1}'\n", encoding="utf-8")
     other.chmod(0o755)
     face = FACES[kind](world.url, str(other))
-    with pytest.raises(LmsFailed, match="is not a list of models but an object"):
+    with pytest.raises(LmsFailed, match="can't be read"):
         face.call("loaded")
     face.close()
 
@@ -544,7 +633,7 @@ def test_an_unload_that_did_nothing_is_an_error(
     ways: Any, face: Face, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit code 0 or status 200, and the instance is still there: an exit code proves nothing."""
-    monkeypatch.setattr("phi4_http.lmstudio.lifecycle._GONE_PAUSE", 0.01)
+    monkeypatch.setattr("phi4_http.lmstudio.unload._GONE_PAUSE", 0.01)
     world.put(LLAMA)
     world.set(unload_ignored=True)
     with pytest.raises(ServerError, match="still loaded"):
@@ -575,11 +664,24 @@ def test_unload_all_takes_them_one_by_one(ways: Any, face: Face, world: World) -
     assert world.loaded == []
 
 
+ODD = ["", "-x", "--all", "a\nb", "a\x1b[2J"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_no_command_can_name_is_unloaded_over_rest(odd: str, face: Face, world: World) -> None:
+    """An identifier that is empty, looks like an option or holds control characters keeps nobody."""
+    world.put(LLAMA, odd)
+    world.put(LLAMA, "one")
+    assert {one.identifier for one in face.call("unload_all")} == {odd, "one"}
+    assert world.loaded == []
+
+
 def test_unload_all_goes_on_after_a_fault_and_tells_it(face: Face, world: World) -> None:
-    """An instance that can't be named to a command stays; the others go, and the fault is raised in the end."""
+    """An instance that can't be named to a command stays where REST is missing; the others go."""
+    world.set(v0_3=True)
     world.put(LLAMA, "")
     world.put(LLAMA, "one")
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match="0.4.0"):
         face.call("unload_all")
     assert world.loaded == [""]
 
@@ -600,13 +702,11 @@ def test_loaded_is_told_by_each_way(face: Face, world: World) -> None:
     assert [instances[0].busy for instances in seen.values()] == [True, None, None]
 
 
-@pytest.mark.parametrize("knobs", [{}, {"v0_3": True}, {"v0_3": True, "no_v0": True}, {"off": True}])
+@pytest.mark.parametrize("knobs", [{}, {"v0_3": True}, {"v0_3": True, "no_v0": True}])
 def test_downloaded_has_states_and_sizes_from_wherever(knobs: Any, face: Face, world: World) -> None:
     """REST alone, v0 with the sizes of `lms ls`, or `lms` alone: the same table."""
     world.put(LLAMA, context=8192)
     world.set(**knobs)
-    with world.state() as state:
-        state["server"]["running"] = not knobs.get("off")
     models = {model.id: model for model in face.call("downloaded")}
     assert len(models) == 5
     llama, gpt = models[LLAMA], models[GPT]

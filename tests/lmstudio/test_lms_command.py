@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import pytest
 from lmstudio.world import World
 from phi4_http.errors import LmsFailed, LmsNotFound, LmsTimeout
 from phi4_http.flow import Completed, Lms
-from phi4_http.lmstudio.lms.command import arun_lms, find_lms, lms_places, run_lms
+from phi4_http.lmstudio.lms.command import AsyncRunning, Running, arun_lms, find_lms, lms_places, run_lms
 
 Run = Callable[[Lms, str], Completed]
 
@@ -209,39 +207,40 @@ def test_a_hang_is_ended_with_all_that_it_started(run: Run, world: World) -> Non
     assert until(lambda: all(map(gone, pids)))
 
 
-def test_output_is_told_while_it_comes(run: Run, tmp_path: Path) -> None:
-    """A listener hears each piece before the command ends: here it must answer for the command to end at all."""
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_output_is_read_while_it_comes(asynchronous: bool, tmp_path: Path) -> None:
+    """Each piece comes before the command ends: here it must be answered for the command to end at all."""
     flag = tmp_path / "heard"
     text = f"print('now', flush=True)\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.01)\nprint('then')"
-    told: list[str] = []
+    path, told = script(tmp_path, text), []
 
-    def hear(piece: str) -> None:
-        told.append(piece)
-        flag.touch()
+    async def awaited() -> Completed:
+        running = AsyncRunning(Lms((), 30), path)
+        while (pieces := await running.read()) is not None:
+            told.extend(pieces)
+            flag.touch()
+        await running.aclose()
+        return running.completed
 
-    run(Lms((), 30, hear), script(tmp_path, text))
-    assert "".join(told) == "now\nthen\n"
+    def blocking() -> Completed:
+        running = Running(Lms((), 30), path)
+        while (pieces := running.read()) is not None:
+            told.extend(pieces)
+            flag.touch()
+        running.close()
+        return running.completed
+
+    done = asyncio.run(awaited()) if asynchronous else blocking()
+    assert "".join(told) == done.stdout == "now\nthen\n"
 
 
-def test_a_listener_hears_in_the_event_loops_own_thread(tmp_path: Path) -> None:
-    """The async face calls back where its caller lives, and before the run's result is there."""
-    threads: list[threading.Thread] = []
-    step = Lms((), 30, lambda _: threads.append(threading.current_thread()))
-    asyncio.run(arun_lms(step, script(tmp_path, "print(1)")))
-    assert set(threads) == {threading.current_thread()}
-
-
-def test_a_listener_that_raises_ends_the_run(tmp_path: Path) -> None:
-    """An error in a progress bar is the caller's, and no process outlives it."""
-    pids: list[int] = []
-
-    def fail(piece: str) -> None:
-        pids.append(int(piece))
-        raise RuntimeError("no more room on the screen")
-
-    with pytest.raises(RuntimeError, match="no more room"):
-        run_lms(Lms((), 30, fail), script(tmp_path, "print(os.getpid(), flush=True); time.sleep(600)"))
-    assert until(lambda: gone(pids[0]))
+def test_a_read_with_a_limit_goes_on_later(tmp_path: Path) -> None:
+    """Nothing yet is an empty list, and the run goes on."""
+    running = Running(Lms((), 30), script(tmp_path, "time.sleep(0.3); print('late')"))
+    assert running.read_within(0.01) == []
+    assert running.read() == ["late\n"]
+    assert running.read() is None
+    running.close()
 
 
 def test_a_cancelled_task_ends_the_run_before_it_goes_on(world: World) -> None:
@@ -259,24 +258,6 @@ def test_a_cancelled_task_ends_the_run_before_it_goes_on(world: World) -> None:
     with world.state() as state:
         assert gone(state["calls"][0]["pid"])
         assert until(lambda: gone(state["child"]))
-
-
-def test_a_task_cancelled_before_its_turn_starts_nothing(world: World) -> None:
-    """Where the only thread is taken, a cancelled run never becomes a process."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(1))
-        busy = loop.run_in_executor(None, time.sleep, 0.3)
-        task = asyncio.create_task(arun_lms(Lms(("ps", "--json"), 600), world.lms))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await busy
-
-    asyncio.run(main())
-    assert world.calls("ps") == []
 
 
 def world_child(world: World) -> Any:

@@ -1,4 +1,4 @@
-"""Find LM Studio's command `lms`, and run it once: one implementation, which the async face runs in a thread.
+"""Find LM Studio's command `lms`, and run it once: to its end, or read bit by bit while it goes on.
 
 The command has no time limit of its own, asks questions when it is unsure, colours what it thinks a terminal reads,
 and wraps errors at the width of a window. So every run has a limit, nothing to read from, no colours and a very wide
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import functools
 import logging
 import os
 import queue
@@ -22,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -62,7 +61,7 @@ def find_lms(path: str | os.PathLike[str] | None = None) -> str:
         places = ["PATH", *map(str, lms_places(Path.home(), os.environ))]
         found = shutil.which(_NAME) or next(filter(None, map(shutil.which, places[1:])), None)
     if not found:
-        raise LmsNotFound(tuple(places))
+        raise LmsNotFound(tuple(places), given=path is not None)
     return found
 
 
@@ -88,64 +87,126 @@ def lms_places(home: Path, environment: Mapping[str, str]) -> list[Path]:
 # --- one run ---------------------------------------------------------------------------------------------------
 
 
-def run_lms(step: Lms, path: str | os.PathLike[str] | None = None, *, stop: threading.Event | None = None) -> Completed:
-    """Run `lms` with the arguments of the step, and wait for its end, whatever its exit code. `stop` ends it early.
+class Running:
+    """A run of `lms` that goes on: what it prints on stdout is read bit by bit, as the body of a response is.
+
+    Raises LmsNotFound and LmsFailed, for a file that can't be run, when it is made. Whoever makes it closes it.
+    """
+
+    def __init__(self, step: Lms, path: str | os.PathLike[str] | None = None) -> None:
+        command = [find_lms(path), *step.arguments]
+        log.debug("lms %s", " ".join(step.arguments))
+        self._step = step
+        self._deadline = time.monotonic() + step.timeout
+        self._ended: float | None = None
+        self._process = _started(command, step.arguments)
+        self._output = _Output(self._process)
+
+    @property
+    def completed(self) -> Completed:
+        """The run, once it is over."""
+        code, output = self._process.poll(), self._output
+        return Completed(
+            self._step.arguments, -signal.SIGINT if code is None else code, output.text("stdout"), output.text("stderr")
+        )
+
+    def _look(self, seconds: float) -> list[str] | None:
+        """What has come on stdout, waited for as long as that; None at the end. Raises LmsTimeout."""
+        pieces = self._output.take(seconds)
+        if pieces or self._output.news:
+            return pieces
+        if self._process.poll() is None:
+            if time.monotonic() > self._deadline:
+                raise LmsTimeout(self._step.arguments, self._step.timeout)
+            return []
+        # LM Studio, started by this very command, may hold the pipes for as long as it lives.
+        self._ended = self._ended or time.monotonic()
+        return [] if self._output.open and time.monotonic() < self._ended + _GRACE_SECONDS else None
+
+    def read(self) -> list[str] | None:
+        """What comes next on stdout; None when the run is over. Raises LmsTimeout."""
+        return self.read_within(None)
+
+    def read_within(self, seconds: float | None) -> list[str] | None:
+        """As `read`, for so many seconds at most."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while not (found := self._look(_LOOK_SECONDS)):
+            if found is None or (until is not None and time.monotonic() >= until):
+                break
+        return found
+
+    def close(self) -> None:
+        """End the run, and all that it started, if it is not over: kindly at first, so that a load is cancelled."""
+        if self._process.poll() is not None:
+            return
+        try:
+            if _interrupted(self._process):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_GRACE_SECONDS)
+        finally:  # also for whoever presses Ctrl-C once more
+            _kill(self._process)
+
+
+class AsyncRunning(Running):
+    """As `Running`, awaited."""
+
+    async def read(self) -> list[str] | None:  # type: ignore[override]  # the other face
+        """As there."""
+        return await self.read_within(None)
+
+    async def read_within(self, seconds: float | None) -> list[str] | None:  # type: ignore[override]  # the other face
+        """As there."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while not (found := self._look(0)):
+            if found is None or (until is not None and time.monotonic() >= until):
+                break
+            await asyncio.sleep(_LOOK_SECONDS / 2)
+        return found
+
+    async def aclose(self) -> None:
+        """As `close`; a cancelled task goes on when the process is gone."""
+        if self._process.poll() is not None:
+            return
+        try:
+            until = time.monotonic() + (_GRACE_SECONDS if _interrupted(self._process) else 0)
+            while self._process.poll() is None and time.monotonic() < until:  # noqa: ASYNC110  # a process sets no event
+                await asyncio.sleep(_LOOK_SECONDS / 2)
+        finally:  # also for what cancels more than once
+            _kill(self._process)
+
+
+def run_lms(step: Lms, path: str | os.PathLike[str] | None = None) -> Completed:
+    """Run `lms` with the arguments of the step, and wait for its end, whatever its exit code.
 
     Raises LmsNotFound, LmsTimeout after the step's time limit, and LmsFailed for a file that can't be run.
     """
-    command = [find_lms(path), *step.arguments]
-    stop = stop or threading.Event()
-    tell = step.on_output
-    deadline = time.monotonic() + step.timeout
-    if stop.is_set():  # before a thread was free for it
-        return Completed(step.arguments, -signal.SIGINT, "", "")
-    log.debug("lms %s", " ".join(step.arguments))
-    with _process(command, step.arguments) as process:
-        output = _Output(process)
-        while output.open or process.poll() is None:
-            if output.open:
-                output.wait(_LOOK_SECONDS, tell)
-            else:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_LOOK_SECONDS)
-            if process.poll() is not None:
-                # LM Studio, started by this very command, may hold the pipes for as long as it lives.
-                output.drain(_GRACE_SECONDS, tell)
-                break
-            if stop.is_set():
-                break
-            if time.monotonic() > deadline:
-                raise LmsTimeout(step.arguments, step.timeout)
-    return Completed(step.arguments, process.returncode, output.text("stdout"), output.text("stderr"))
+    running = Running(step, path)
+    try:
+        while running.read() is not None:
+            pass
+    finally:
+        running.close()
+    return running.completed
 
 
 async def arun_lms(step: Lms, path: str | os.PathLike[str] | None = None) -> Completed:
-    """As `run_lms`, in a thread. A cancelled caller goes on when the process is gone."""
-    loop = asyncio.get_running_loop()
-    on_output = step.on_output
-    if on_output is not None:
-        step = step._replace(on_output=lambda text: loop.call_soon_threadsafe(on_output, text))
-    stop = threading.Event()
-    running = loop.run_in_executor(None, functools.partial(run_lms, step, path, stop=stop))
+    """As `run_lms`, awaited."""
+    running = AsyncRunning(step, path)
     try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.set()
-        running.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody else will ask
-        while not running.done():  # some cancel more than once (anyio's scopes, until they are left)
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([running])
-        raise
+        while await running.read() is not None:
+            pass
+    finally:
+        await running.aclose()
+    return running.completed
 
 
-@contextlib.contextmanager
-def _process(command: list[str], arguments: tuple[str, ...]) -> Generator[subprocess.Popen[bytes], None, None]:
-    """A process in a group of its own. However the block is left, it is gone then, and its group with it."""
+def _started(command: list[str], arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    """A process in a group of its own."""
     options: dict[str, object] = {"start_new_session": True}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     try:
-        process = subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -155,28 +216,28 @@ def _process(command: list[str], arguments: tuple[str, ...]) -> Generator[subpro
         )
     except OSError as error:
         raise LmsFailed(arguments, -1, f"{command[0]} can't be run: {error}") from error
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            _end(process)
+    return process
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started: kindly at first."""
+def _interrupted(process: subprocess.Popen[bytes]) -> bool:
+    """Ask a process to end. Whether that can be asked here."""
+    if sys.platform == "win32":
+        return False
+    # macOS says EPERM for a group of which only a zombie is left.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGINT)
+    return True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
     if sys.platform == "win32":
         tree = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
         subprocess.run(tree, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         process.kill()
     else:
-        # macOS says EPERM for a group of which only a zombie is left.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            try:
-                os.killpg(process.pid, signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_GRACE_SECONDS)
-            finally:  # also for whoever presses Ctrl-C once more
-                os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -187,6 +248,8 @@ class _Output:
         self._pieces: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
         self._texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._open = set(self._texts)
+        self.news: bool = False
+        """Whether anything had come, of either, when it was last looked."""
         for name in self._texts:
             pipe: IO[bytes] = getattr(process, name)
             threading.Thread(target=self._read, args=(name, pipe), name=f"lms {name}", daemon=True).start()
@@ -200,24 +263,22 @@ class _Output:
         """What has come of that stream."""
         return "".join(self._texts[name])
 
-    def wait(self, seconds: float, tell: Callable[[str], object] | None) -> None:
-        """Take one piece, if one comes in that time. `tell` hears what is of stdout."""
+    def take(self, seconds: float) -> list[str]:
+        """What has come of stdout; of both, one piece is waited for, if none is there."""
+        told: list[str] = []
+        self.news = False
         try:
-            name, text = self._pieces.get(timeout=seconds)
+            while True:
+                name, text = self._pieces.get(timeout=seconds) if seconds else self._pieces.get_nowait()
+                self.news, seconds = True, 0
+                if text is None:
+                    self._open.discard(name)
+                elif text:
+                    self._texts[name].append(text)
+                    if name == "stdout":
+                        told.append(text)
         except queue.Empty:
-            return
-        if text is None:
-            self._open.discard(name)
-        else:
-            self._texts[name].append(text)
-            if tell and name == "stdout":
-                tell(text)
-
-    def drain(self, seconds: float, tell: Callable[[str], object] | None) -> None:
-        """Take what is left, for so long at most."""
-        deadline = time.monotonic() + seconds
-        while self._open and time.monotonic() < deadline:
-            self.wait(_LOOK_SECONDS, tell)
+            return told
 
     def _read(self, name: str, pipe: IO[bytes]) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import urllib.parse
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import InvalidRequest, LmsFailed, LmsNotFound, ServerUnreachable
-from ...flow import Answer, Flow, Http, Lms, Sleep
+from ...flow import Flow, Lms, Sleep
 from ...server import Server
-from ..inventory import QUERY_SECONDS
+from .reach import QUERY_SECONDS, greets
 from .text import message_of, parse_json
-
-GREETING_SECONDS = 3.0
-"""Time limit of one greeting. LM Studio answers it at once, but for a machine that is busy loading."""
 
 _PAUSE = 0.25
 _STOP_SECONDS = 5.0
@@ -33,17 +29,19 @@ class ServerStatus:
 
 def server_status(server: Server) -> Flow[ServerStatus]:
     """Whether it runs: at the client's address, or else on the port that `lms` knows. Raises LmsError."""
-    port = _port(server)
-    if (yield from _greets()):
+    port = port_of(server.url)
+    if (yield from greets()):
         return ServerStatus(True, port)
     if not server.local:
         return ServerStatus(False, port)
     try:
         done = yield Lms(("server", "status", "--json"), QUERY_SECONDS)
-    except LmsNotFound:
+    except LmsNotFound as error:
+        if error.given:
+            raise
         return ServerStatus(False, port)
-    told = parse_json(done)
-    if not isinstance(told, dict) or not isinstance(told.get("running"), bool):
+    told = parse_json(done, dict)
+    if not isinstance(told.get("running"), bool):
         raise LmsFailed(done.arguments, done.exit_code, f"its output can't be read: {done.stdout[:80]!r}")
     # At the client's own port the greeting has just said no.
     running = told["running"] and told.get("port") != port
@@ -57,13 +55,13 @@ def server_start(server: Server, port: int | None = None, *, wait: float = 30.0)
     ServerUnreachable where nothing answers in time.
     """
     _check_local(server)
-    wanted = _port(server) if port is None else port
+    wanted = port_of(server.url) if port is None else port
     if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= 65535:
         raise InvalidRequest(f"the port is {wanted!r}: it takes a whole number from 1 to 65535")
     done = yield Lms(("server", "start", "--port", str(wanted)), QUERY_SECONDS)
     if done.exit_code != 0:
         raise LmsFailed(done.arguments, done.exit_code, message_of(done))
-    if wanted != _port(server):
+    if wanted != port_of(server.url):
         return ServerStatus(True, wanted)  # the command has had its greeting; this client talks to another port
     if not (yield from _until(True, wait)):
         raise ServerUnreachable(server.url, "`lms` started the server, but it does not answer here", timed_out=True)
@@ -79,35 +77,21 @@ def server_stop(server: Server) -> Flow[ServerStatus]:
         raise LmsFailed(done.arguments, done.exit_code, message)
     if not (yield from _until(False, _STOP_SECONDS)):
         raise LmsFailed(done.arguments, done.exit_code, f"{server.url} still answers; it said: {message}")
-    return ServerStatus(False, _port(server))
+    return ServerStatus(False, port_of(server.url))
 
 
 def _until(running: bool, seconds: float) -> Flow[bool]:
     """Whether the server comes to run, or not to, within that time."""
     for _ in range(max(1, round(seconds / _PAUSE))):
-        if (yield from _greets()) == running:
+        if (yield from greets()) == running:
             return True
         yield Sleep(_PAUSE)
     return False
 
 
-def _greets() -> Flow[bool]:
-    """Whether LM Studio answers. Releases older than the greeting answer it as any unknown path, in their own words."""
-    try:
-        answer: Answer = yield Http("GET", "/lmstudio-greeting", timeout=GREETING_SECONDS)
-    except ServerUnreachable:
-        return False
-    try:
-        said: Any = answer.json()
-    except ValueError:
-        return False
-    return isinstance(said, dict) and (
-        said.get("lmstudio") is True or "Unexpected endpoint or method" in str(said.get("error"))
-    )
-
-
-def _port(server: Server) -> int:
-    parts = urllib.parse.urlsplit(server.url)
+def port_of(url: str) -> int:
+    """The port of an address."""
+    parts = urllib.parse.urlsplit(url)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 

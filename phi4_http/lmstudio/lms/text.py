@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,35 +75,58 @@ def _verdict(text: str) -> bool:
     return found[1] is not None
 
 
-def parse_json(done: Completed) -> Any:
-    """The JSON that `lms` printed on stdout. Raises LmsFailed where there is none, or the command failed."""
-    if done.exit_code == 0:
-        for line in reversed(done.stdout.splitlines()):
-            try:
-                return json.loads(line)
-            except ValueError:
-                continue
-    raise LmsFailed(done.arguments, done.exit_code, message_of(done))
+def parse_json(done: Completed, kind: type[list[Any] | dict[str, Any]] = list) -> Any:
+    """The JSON that `lms` printed on stdout: a list of objects, or one object, the longest there is.
+
+    Warnings may stand before and after it, on its own line too. An empty list counts only where nothing else there
+    could be a list. Raises LmsFailed where there is none, or the command failed.
+    """
+    found: list[tuple[int, Any]] = []
+    text, at, broken = _plain(done.stdout), 0, False
+    while done.exit_code == 0 and (start := re.compile(r"[\[{]").search(text, at)):
+        at = start.start()
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, at)
+        except (ValueError, RecursionError):
+            broken, at = True, at + 1
+            continue
+        if isinstance(value, kind) and all(isinstance(item, dict) for item in value if kind is list):
+            found.append((end - at, value))
+        at = end
+    length, value = max(found, key=lambda one: one[0], default=(0, None))
+    if not length or (value == [] and broken):
+        raise LmsFailed(
+            done.arguments, done.exit_code, message_of(done) or f"its output can't be read: {done.stdout[:80]!r}"
+        )
+    return value
+
+
+_TITLES = re.compile(r"(?i)model not found|path not provided|invalid usage|failed to load( the)? model")
+_ADVICE = re.compile(r"(To (disable|see|select|load|unload)|Note,) ")
 
 
 def message_of(done: Completed) -> str:
-    """What the command said went wrong, as one line without colours, boxes and stack traces."""
+    """What the command said went wrong, as one line without colours, boxes, advice on typing and stack traces."""
     text = _plain(done.stderr)
     box = re.search(r"┌[^┐]*┐(.*)└[^┘]*┘", text, re.DOTALL)
     if box:
-        rows = "\n".join(row.strip() for row in re.findall(r"│([^│]*)│", box[1]))
-        title_and_fault = [" ".join(part.split()) for part in rows.split("\n\n")][:2]  # after them, advice on typing
-        return title_and_fault[-1]
-    text = re.split(r"(?im)^error: ", text)[-1]  # before it, warnings and what it did meanwhile
+        text = "\n".join(row.strip() for row in re.findall(r"│([^│]*)│", box[1]))
+    else:
+        text = re.split(r"(?im)^error: ", text)[-1]  # before it, warnings and what it did meanwhile
     text = re.sub(r"(?m)^ +at .*$", "", text)
     text = text.replace("(X) CAUSE", "Cause:").replace("(!) SUGGESTION", "Suggestion:")
-    return " ".join(text.split()).removeprefix("W ")
+    parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    parts = [part for part in parts if part]
+    if len(parts) > 1 and _TITLES.fullmatch(parts[0].rstrip(".")):
+        del parts[0]
+    advice = next((index for index, part in enumerate(parts) if index and _ADVICE.match(part)), None)
+    return " ".join(parts[:advice]).removeprefix("W ")
 
 
 def load_error(done: Completed, key: str) -> Phi4Error:
     """The exception for an `lms load` that loaded nothing."""
     message = message_of(done)
-    if message.startswith("No model found"):
+    if re.match(r"(Model not found\W*)?No model found", message, re.IGNORECASE):
         return ModelNotFound(message, model=key)
     if "insufficient system resources" in message:
         return no_room(message)
@@ -120,8 +142,20 @@ def no_room(message: str) -> DoesNotFit:
 
 
 def is_unreachable(message: str) -> bool:
-    """Whether the command says that it found no LM Studio to talk to. It was then never asked for anything."""
-    return "does not appear to be running at" in message or "Failed to start or connect" in message
+    """Whether the command says that it found no LM Studio to talk to. It was then never asked for anything.
+
+    One that is too old to be told a port is none for us.
+    """
+    return (
+        "does not appear to be running at" in message
+        or "Failed to start or connect" in message
+        or unknown_option(message) in ("--port", "--host")
+    )
+
+
+def is_taken(message: str) -> bool:
+    """Whether a load was refused since the name is in use: by an instance, or by a load that is under way."""
+    return re.search(r"identifier .* is already in use", message, re.IGNORECASE | re.DOTALL) is not None
 
 
 def is_vanished(message: str) -> bool:
@@ -136,25 +170,26 @@ def unknown_option(message: str) -> str | None:
 
 
 class Progress:
-    """Reads the share loaded, 0 to 1, out of what `lms load` prints on stdout, cut anywhere; tells each rise once.
+    """Reads the share loaded, 0 to 1, out of what `lms load` prints on stdout, cut anywhere; gives each rise once.
 
     The command redraws one line, `Loading KEY 25% ⠋`, behind a carriage return, on a terminal or not.
     """
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self._tell = tell
+    def __init__(self) -> None:
         self._line = ""
         self._last = -1
 
-    def feed(self, text: str) -> None:
-        """Take more of the output."""
+    def feed(self, text: str) -> list[float]:
+        """Take more of the output; the shares that it tells."""
+        told: list[float] = []
         *whole, self._line = (self._line + text).split("\r")
         for line in whole:
             # Whole lines alone, and the last percentage in one: the key may hold anything, "25% " too.
             found = re.match(r"Loading .+ (\d{1,3})% ", line)
             if found and self._last < int(found[1]) <= 100:
                 self._last = int(found[1])
-                self._tell(self._last / 100)
+                told.append(self._last / 100)
+        return told
 
 
 def _plain(text: str) -> str:
