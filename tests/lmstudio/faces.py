@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from phi4_http.client.aio import AsyncLMStudio
-from phi4_http.client.blocking import LMStudio
+from phi4_http.client.aio import AsyncLMStudio, AsyncPhi4
+from phi4_http.client.blocking import LMStudio, Phi4
 from phi4_http.client.manager import AsyncModelManager, ModelManager
 
 
@@ -21,6 +21,9 @@ class Face(Protocol):
 
     def manager(self, **limits: Any) -> Any:
         """A model manager, whose methods give their values at once."""
+
+    def phi(self, **options: Any) -> Any:
+        """A Phi4 of it, whose methods give their values at once."""
 
     def close(self) -> None:
         """Close the client."""
@@ -38,6 +41,9 @@ class BlockingFace:
 
     def manager(self, **limits: Any) -> Any:
         return ModelManager(self._client, **limits)
+
+    def phi(self, **options: Any) -> Any:
+        return Phi4(self._client, **options)
 
     def close(self) -> None:
         self._client.close()
@@ -60,6 +66,12 @@ class AsyncFace:
     def manager(self, **limits: Any) -> Any:
         return _Awaited(self._loop, AsyncModelManager(self._client, **limits))
 
+    def phi(self, **options: Any) -> Any:
+        manager = options.get("manager")
+        if isinstance(manager, _Awaited):
+            options["manager"] = manager._made
+        return _Awaited(self._loop, AsyncPhi4(self._client, **options))
+
     def close(self) -> None:
         self._loop.run_until_complete(self._client.aclose())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
@@ -67,19 +79,24 @@ class AsyncFace:
 
 
 class _Awaited:
-    """An async manager whose methods are run to their end."""
+    """What is asynchronous, with its methods run to their end, and its blocks and iterators as plain ones."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, manager: AsyncModelManager) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, made: Any) -> None:
         self._loop = loop
-        self._manager = manager
+        self._made = made
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._manager, name)
-        return lambda *arguments, **options: self._loop.run_until_complete(method(*arguments, **options))
+        method = getattr(self._made, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            found = method(*arguments, **options)
+            return self._loop.run_until_complete(found) if asyncio.iscoroutine(found) else _Awaited(self._loop, found)
+
+        return call
 
     def __enter__(self) -> Any:
-        self._loop.run_until_complete(self._manager.__aenter__())
-        return self
+        entered = self._loop.run_until_complete(self._made.__aenter__())
+        return self if entered is self._made else entered
 
     def __exit__(self, *error: Any) -> None:
-        self._loop.run_until_complete(self._manager.__aexit__(*error))
+        self._loop.run_until_complete(self._made.__aexit__(*error))

@@ -244,6 +244,9 @@ def carry_out(path: str, model: dict[str, Any], identifier: str | None, values: 
             advice = "Adjust the model loading guardrails in settings."
             die(f"Error: {backend.INSUFFICIENT} \n\n\n (!) SUGGESTION {advice}\n")
         made = backend.instance(state, key, identifier, context=whole(values["--context-length"]))
+        if made["contextLength"] > knobs.get("refuses_above", math.inf):
+            out(f"\r{CLEAR}{SHOW}")
+            die("Error: Failed to load the model.\n")
         made |= {"ttlMs": None if values["--ttl"] is None else whole(values["--ttl"] * 1000)}
         if values["--parallel"] is not None and made["parallel"] is not None:
             made["parallel"] = whole(values["--parallel"])

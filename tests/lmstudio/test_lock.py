@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -131,9 +132,8 @@ def test_what_is_no_regular_file_is_refused(kind: str, path: Path, tmp_path: Pat
     elif kind == "link":
         path.symlink_to(tmp_path / "elsewhere")
     else:
-        import socket
-
-        socket.socket(socket.AF_UNIX).bind(str(path))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
     with pytest.raises(InvalidRequest, match="no regular file"):
         FileLock(path).acquire()
     assert not (tmp_path / "elsewhere").exists()

@@ -242,6 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
         refused = self._just_in_time(body)
         with self.server.world.state() as state:
             knobs = state["knobs"]
+        time.sleep(knobs.get("reply_seconds", 0))
         if knobs.get("chat_fails") and body.get("max_tokens") != 1:
             return 500, {"error": {"message": "the engine crashed"}}
         message = {"role": "assistant", **(knobs.get("reply") or {"content": "<think>so</think>Yes."})}
