@@ -73,9 +73,14 @@ def test_what_is_used_is_not_reloaded(face: Face, world: World) -> None:
 def test_a_block_that_fails_gives_the_lease_back(face: Face, world: World) -> None:
     """However it is left."""
     manager = face.manager()
-    with pytest.raises(ZeroDivisionError), manager.use(LLAMA):
-        assert is_leased(world)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with manager.use(LLAMA):
+            assert is_leased(world)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not is_leased(world)
 
 
@@ -209,8 +214,7 @@ def test_a_reply_to_this_process_is_not_cut(face: Face, world: World) -> None:
     world.set(reply_seconds=1.5)
     world.put(LLAMA)
     with LMStudio(world.url) as other:
-        message = [{"role": "user", "content": "x"}]
-        reading = threading.Thread(target=lambda: other.chat_completion(message, model=LLAMA))
+        reading = threading.Thread(target=lambda: Phi4(other, model=LLAMA).ask("x"))
         reading.start()
         while not world.requests("/v1/chat/completions"):
             time.sleep(0.01)
@@ -264,7 +268,7 @@ def test_a_request_of_ours_begins_the_quiet_time_anew(
     manager.get(LLAMA)
     monkeypatch.setattr(unloading, "QUIET_SECONDS", 0.5)
     time.sleep(0.6)
-    no_lms.call("chat_completion", [{"role": "user", "content": "x"}], model=LLAMA)
+    no_lms.phi(model=LLAMA).ask("x")
     with pytest.raises(ModelBusy):
         manager.eject(LLAMA)
     time.sleep(0.6)
@@ -512,6 +516,11 @@ def test_a_refused_reply_gives_the_lease_back(face: Face, world: World) -> None:
     assert not is_leased(world)
 
 
+def wait_until_leased(world: World) -> None:
+    while not is_leased(world):
+        time.sleep(0.01)
+
+
 def test_a_cancelled_reply_gives_the_lease_back(world: World) -> None:
     """A task that is cancelled while the server is silent."""
     world.set(reply_seconds=1.0)
@@ -519,8 +528,7 @@ def test_a_cancelled_reply_gives_the_lease_back(world: World) -> None:
     async def main() -> None:
         async with AsyncLMStudio(world.url, lms=world.lms) as studio:
             asking = asyncio.create_task(AsyncPhi4(studio, model=LLAMA, manager=AsyncModelManager(studio)).ask("x"))
-            while not await asyncio.to_thread(is_leased, world):
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_until_leased, world)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
