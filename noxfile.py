@@ -88,13 +88,14 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """What an event, a start, an import, a replay and a long chat cost, each against the least that it could be.
+    """What an event, a start, an import, a replay, a long chat and a loaded model cost, each against the least that it
+    could be.
 
     With a model (`nox -s benchmark -- MODEL.gguf`) a long chat with a real llama-server too, of which `LLAMA_SERVER`
     names the binary where it is not on the path.
     """
     session.install(".", *group("test"))
-    for name in ("stream", "start", "imports", "replay", "turns"):
+    for name in ("stream", "start", "imports", "replay", "turns", "warm"):
         session.run("python", f"tests/benchmarks/{name}.py")
     for model in session.posargs:
         session.run("python", "tests/benchmarks/window.py", model)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .client.blocking import Chat as Chat
     from .client.blocking import LMStudio as LMStudio
     from .client.blocking import Phi4 as Phi4
+    from .client.manager import AsyncLease as AsyncLease
     from .client.manager import AsyncModelManager as AsyncModelManager
+    from .client.manager import Lease as Lease
     from .client.manager import ModelManager as ModelManager
     from .client.stream import AsyncReplyStream as AsyncReplyStream
     from .client.stream import ReplyStream as ReplyStream
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
     from .phi4.counting import Count as Count
     from .phi4.counting import Counter as Counter
     from .phi4.facts import SYSTEM_PROMPT as SYSTEM_PROMPT
+    from .phi4.request import Held as Held
+    from .phi4.request import Manager as Manager
     from .phi4.structured import JsonReply as JsonReply
     from .phi4.structured import Validator as Validator
     from .phi4.template import Probe as Probe
@@ -110,7 +114,7 @@ _HOME = homes(
         "api": "Api",
         "client.aio": "AsyncChat AsyncLMStudio AsyncPhi4",
         "client.blocking": "Chat LMStudio Phi4",
-        "client.manager": "AsyncModelManager ModelManager",
+        "client.manager": "AsyncLease AsyncModelManager Lease ModelManager",
         "client.stream": "AsyncReplyStream ReplyStream",
         "arrived": "Arrived",
         "doctor.finding": "Finding",
@@ -131,6 +135,7 @@ _HOME = homes(
         "phi4.counting": "Count Counter",
         "phi4.facts": "SYSTEM_PROMPT",
         "phi4.asking": "Counted ToolResults",
+        "phi4.request": "Held Manager",
         "phi4.structured": "JsonReply Validator",
         "phi4.template": "Probe",
         "reply.decoder": "ReplyDecoder",

@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "arrived lazy stated",
         "errors",
-        "flow events limits loopback",
+        "flow events limits loopback running",
         "wire",
         "reply",
         "server",
@@ -42,6 +42,7 @@ PURE = (
     "events.py",
     "flow.py",
     "limits.py",
+    "running.py",
     "wire/",
     "reply/",
     "server.py",
@@ -51,8 +52,8 @@ PURE = (
 )
 """Logic: values, decisions and flows, which ask for input and output and do none."""
 
-IMPURE = {"lmstudio/lms/command.py", "lmstudio/lock.py", "lmstudio/cache.py"}
-"""What of these rooms does: the runner of `lms`, the locks, and the cache that holds them."""
+IMPURE = {"lmstudio/lms/command.py", "lmstudio/lock.py", "lmstudio/lease.py", "lmstudio/memory.py"}
+"""What of these rooms does: the runner of `lms`, locks and leases, and what the threads of a process share."""
 
 HARMLESS = {
     *("__future__", "abc", "collections", "dataclasses", "difflib", "enum", "functools", "hashlib", "inspect", "io"),

@@ -79,7 +79,7 @@ class Memory:
     """What one process knows of what it has loaded, and what it is about to do."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self._pid = os.getpid()
         self.lock = threading.Lock()  # never held over a step
         self.own: dict[str, Own] = {}
         """By identifier."""
@@ -92,6 +92,11 @@ class Memory:
         """The instances as the server's own list last showed them, which tells settings that `lms ps` does not."""
         self._cuts: dict[tuple[str, LoadConfig], int] = {}
         self._unknown: set[tuple[str, tuple[str, ...]]] = set()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it is that of the process which this one was forked from."""
+        return self._pid != os.getpid()
 
     def join(self, key: str, config: LoadConfig) -> tuple[Flight, bool]:
         """The work for this model that is under way, or a new one, and whether it is new."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ..errors import LmsError, LmsTimeout, ModelBusy, ModelNotFound, Phi4Error, ServerUnreachable
@@ -60,20 +58,19 @@ class Watch:
         limits: Limits,
         *,
         ways: Sequence[Way] | None = None,
-        lock_folder: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.server = server
         self._limits = limits
         self._ways = ways
-        self._leases = Leases(server.address, lock_folder)
+        self._leases = Leases(server.address)
         self._clock = clock
         self._known = Memory()
 
     @property
     def _memory(self) -> Memory:
         """Of this process: a forked child has loaded nothing yet."""
-        if self._known.pid != os.getpid():
+        if self._known.inherited:
             self._known = Memory()
             self.server.work.forget()
         return self._known

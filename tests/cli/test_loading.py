@@ -5,11 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from lmstudio.world import World
 from support import Ran, run_child
+
+from phi4_http import LMStudio, LoadConfig, ModelBusy, ModelManager
+from phi4_http.lmstudio.lease import Leases
+from phi4_http.server import address
 
 QWEN = "qwen2.5-7b-instruct"
 PHI = "microsoft/phi-4-reasoning-plus"
@@ -137,6 +142,26 @@ def test_ask_takes_a_loaded_model_as_it_is(with_phi: World) -> None:
     assert with_phi.loaded == [PHI]
     with with_phi.state() as state:
         assert state["loaded"][0]["contextLength"] == 8192
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_ask_holds_its_model_for_as_long_as_the_reply_runs(named: bool, with_phi: World) -> None:
+    """One that was named, and one that was loaded for it: no manager of this user unloads it meanwhile."""
+    if named:
+        with_phi.put(PHI, context=8192)
+    with_phi.set(reply_seconds=1.5)
+    leases, ran = Leases(address(with_phi.url)), list[Ran]()
+    model = ("-m", PHI) if named else ("--context-length", "8192")
+    asking = threading.Thread(target=lambda: ran.append(run(with_phi, "ask", "x", *model)))
+    asking.start()
+    while not with_phi.requests("/v1/chat/completions"):
+        time.sleep(0.01)
+    assert leases.taken(PHI)
+    with LMStudio(with_phi.url, lms=with_phi.lms) as studio, pytest.raises(ModelBusy, match="another process"):
+        ModelManager(studio, patience=0.1).get(PHI, LoadConfig(context_length=16384))
+    asking.join()
+    assert ran[0].code == 0
+    assert not leases.taken(PHI)
 
 
 def test_ask_takes_what_there_is_where_nothing_was_asked_for(with_phi: World) -> None:

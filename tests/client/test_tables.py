@@ -23,6 +23,7 @@ TWINS: dict[str, tuple[type, type]] = {
     "Chat": (blocking.Chat, aio.AsyncChat),
     "ModelManager": (manager.ModelManager, manager.AsyncModelManager),
     "ReplyStream": (ReplyStream, AsyncReplyStream),
+    "Lease": (manager.Lease, manager.AsyncLease),
 }
 each_twin = pytest.mark.parametrize(("one", "other"), TWINS.values(), ids=TWINS)
 AWAITED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "close": "aclose"}
@@ -30,6 +31,7 @@ AWAITED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__ai
 KINDS: dict[Any, Any] = {
     blocking.Chat: aio.AsyncChat,
     ReplyStream: AsyncReplyStream,
+    manager.Lease: manager.AsyncLease,
     blocking.LMStudio: aio.AsyncLMStudio,
 }
 

@@ -27,7 +27,7 @@ from phi4_http.client.blocking import LMStudio, Phi4
 from phi4_http.client.manager import AsyncModelManager, ModelManager
 from phi4_http.errors import ContextTooShort, InvalidRequest, LmsTimeout, LoadFailed, ModelBusy, ServerError
 from phi4_http.flow import Http, Lms
-from phi4_http.lmstudio import lease, unloading
+from phi4_http.lmstudio import unloading
 from phi4_http.lmstudio.config import LoadConfig
 from phi4_http.lmstudio.lease import Leases, until
 from phi4_http.running import work_at
@@ -454,7 +454,7 @@ def test_two_models_load_side_by_side(world: World) -> None:
 def test_patience_is_time_and_not_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens between two pauses counts too."""
     now = [100.0]
-    monkeypatch.setattr(lease.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     told: list[float] = []
     for pause in until(103.0, 1.0):
         told.append(pause)
@@ -466,7 +466,7 @@ def test_patience_is_time_and_not_pauses(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_look_takes_no_longer_than_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step's own limit is cut to that; a step that fails is told to the flow."""
     now = [0.0]
-    monkeypatch.setattr(unloading.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def flow() -> Any:
         with contextlib.suppress(LmsTimeout):
