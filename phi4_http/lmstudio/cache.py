@@ -26,6 +26,7 @@ from ..errors import (
     InvalidRequest,
     LmsError,
     LmsNotFound,
+    LoadFailed,
     ModelBusy,
     ModelNotFound,
     Phi4Error,
@@ -186,6 +187,12 @@ class ModelCache:
             instance = yield from with_ttl(None)
             log.warning("%s stays loaded until it is ejected: REST, which loaded it, sets no ttl", instance.identifier)
             return instance
+        except LoadFailed:
+            # Somebody else may have loaded it meanwhile, with a time to live of his own, which will do here.
+            found = self._satisfying(model.id, config, (yield from self._state()))
+            if found is None:
+                raise
+            return found
 
     def _await_lock(self, key: str, lock: FileLock) -> Flow[None]:
         """Both locks, or ModelBusy after as long as a load may take."""

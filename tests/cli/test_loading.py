@@ -49,8 +49,8 @@ def test_json_has_an_object_a_line(world: World) -> None:
     """Progress while it loads, then the instance; the same of `ps` and `unload`."""
     *progress, loaded = run(world, "load", QWEN, "--context-length", "8192", "--json").objects
     assert progress
-    assert {one["type"] for one in progress} == {"progress"}
-    assert all(0 <= one["share"] <= 1 for one in progress)
+    assert {one["type"] for one in progress} == {"loading"}
+    assert [one["share"] for one in progress] == [None, 0.25, 0.75, 1.0]
     assert (loaded["type"], loaded["identifier"], loaded["context_length"]) == ("loaded", QWEN, 8192)
     (listed,) = run(world, "ps", "--json").objects
     assert (listed["type"], listed["model"], listed["model_type"]) == ("instance", QWEN, "llm")
