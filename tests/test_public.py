@@ -30,8 +30,8 @@ MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob(
 
 # fmt: off
 PUBLIC = [
-    "AnsweringModel", "Api", "Arrived", "AskParameters", "AsyncChat", "AsyncLMStudio", "AsyncModelManager",
-    "AsyncPhi4", "AsyncReplyStream", "AuthError", "CannotContinue", "Chat", "ChatChoice", "ChatCompletion",
+    "AnsweringModel", "Api", "Arrived", "AskParameters", "AsyncBatch", "AsyncChat", "AsyncLMStudio", "AsyncModelManager",
+    "AsyncPhi4", "AsyncReplyStream", "AuthError", "Batch", "BatchAnswer", "BatchProgress", "BatchQuestion", "CannotContinue", "Chat", "ChatChoice", "ChatCompletion",
     "ChatMessage", "Completion", "ContextOverflow", "ContextTooShort", "Count", "Counted", "Counter",
     "DoesNotFit", "Embeddings", "EmptyReply", "Estimate", "Event", "Finished", "Forced", "Instance",
     "InvalidRequest", "JsonReply", "LMStudio", "LmsError", "LmsFailed", "LmsNotFound", "LmsTimeout",
