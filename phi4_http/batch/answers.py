@@ -85,9 +85,7 @@ class AnswerFile:
             if line is None:
                 left.append(question)
             elif line["question"] != question.digest:
-                bad.append(
-                    f"{question.place or 'a question'} has the id {question.id!r}, under which another is answered"
-                )
+                bad.append(f"{question.place} has the id {question.id!r}, under which another is answered")
         refuse(bad, f"{self.path} holds answers to other questions: ")
         return left
 
@@ -126,10 +124,11 @@ class AnswerFile:
 def _line(data: bytes) -> Mapping[str, Any]:
     """An answer's line. Raises ValueError where it is none."""
     try:
-        line = json.loads(data)
+        line: Any = json.loads(data)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    known = isinstance(line, dict) and {"id", "outcome", "error", "question"} <= line.keys()
-    if not known or isinstance(line["id"], bool) or not isinstance(line["id"], (str, int)):
+    if not isinstance(line, dict) or not {"id", "outcome", "error", "question"} <= line.keys():
         raise ValueError("it lacks id, outcome, error or question")
+    if isinstance(line["id"], bool) or not isinstance(line["id"], (str, int)):
+        raise ValueError("its id is neither a text nor a number")
     return line

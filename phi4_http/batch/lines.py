@@ -1,4 +1,4 @@
-"""Questions of a batch: from lines of JSON, ours or OpenAI's, to values. A line that is none is told with its number."""
+"""Questions of a batch: from lines of JSON, ours or OpenAI's, to values. A line that is none is told by its number."""
 
 from __future__ import annotations
 
@@ -65,7 +65,6 @@ def gather(given: list[tuple[str, int, Any]], parse: Callable[[Any], Any], name:
         except InvalidRequest as error:
             bad.append(f"{place}: {error}")
             continue
-        place = question.place
         key = (type(question.id), question.id)
         if key in places:
             bad.append(f"{place} has the id {question.id!r}, which {places[key]} has")

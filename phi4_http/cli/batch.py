@@ -38,7 +38,11 @@ def register(commands: Any) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="questions at once (default: as many as are served)")
     parser.add_argument("--retry-failed", action="store_true", help="ask those again that have failed before")
     parser.add_argument(
-        "--patience", type=float, default=300.0, metavar="SECONDS", help="wait so long for a server that went away (300)"
+        "--patience",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="wait so long for a server that is gone (300)",
     )
     add_request(parser)
     # What a batch understands in another way than a single question
@@ -70,8 +74,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
         each = [argparse.Namespace(**{**vars(options), "url": url}) for url in dict.fromkeys(urls)]
         clients = [opened.enter_context(connect(one)) for one in each]
         # What can't be sent or written is refused before a model is loaded for it.
-        with Phi4(clients[0], model=options.model).batch(questions, **settings) as batch:
-            if batch.progress.done == batch.progress.total:
+        with Phi4(clients[0], model=options.model).batch(questions, **{**settings, "retry_failed": False}) as batch:
+            again = options.retry_failed and batch.progress.failed
+            if batch.progress.done == batch.progress.total and not again:
                 return _end(batch, output, options)
         phis = [ready_phi(client, one, output) for client, one in zip(clients, each, strict=True)]
         batch = opened.enter_context(phis[0].batch(questions, also=phis[1:], **settings))
@@ -107,8 +112,8 @@ def _end(batch: Batch, output: Output, options: argparse.Namespace) -> int:
     kept = f", {progress.kept:,} of them before" if progress.kept else ""
     output.note(f"{progress.done:,} of {progress.total:,} answered{kept}")
     if progress.failed:
-        again = "--retry-failed asks them again" if options.out else "their lines say why"
-        output.note(f"phi4_http: {progress.failed:,} failed: {again}")
+        how = "--retry-failed asks them again" if options.out else "their lines say why"
+        output.note(f"phi4_http: {progress.failed:,} failed: {how}")
     return FAILED_LINES if progress.failed else 0
 
 

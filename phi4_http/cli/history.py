@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..saved import locked as locked
 from ..saved import made_beside, replacing
 
 

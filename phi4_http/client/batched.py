@@ -41,8 +41,8 @@ class Batch(_Batch):
         for answer in phi.batch(questions, out="answers.jsonl"):
             print(answer.id, answer.outcome, answer.solution)
 
-    Questions are asked once iterating begins, and until it ends, in a thread. As a context manager, it takes its file of
-    answers on entering, and ends the work on leaving, as leaving the loop does: what was not answered is not kept.
+    Questions are asked once iterating begins, and until it ends, in a thread. As a context manager, it takes its file
+    of answers on entering, and ends the work on leaving, as leaving the loop does: what was not answered is not kept.
     """
 
     def __init__(self, client: LMStudio, work: Work) -> None:
