@@ -24,10 +24,10 @@ PASSES = ("fine", "cut", "reset", "closed", "500", "frame", "503")
 class EchoServer(LoopbackServer):
     """Counts what it was asked and answered, and how many at once."""
 
-    def __init__(self, port: int = 0, slots: int = 4) -> None:
+    def __init__(self, port: int = 0, slots: int = 4, asked: Counter[str] | None = None) -> None:
         super().__init__(port=port)
         self.slots = slots
-        self.asked: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter() if asked is None else asked  # servers may share one
         self.at_once = self.most = 0
         self.hold = threading.Event()
         self.hold.set()

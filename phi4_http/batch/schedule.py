@@ -34,7 +34,7 @@ from .lines import BatchQuestion
 
 TRIES = 3
 """How often a question is asked that a server breaks off at: one that crashes every server must end."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0
 """Seconds between two looks at a server that is away: a restart takes seconds, a load a minute."""
 _BUSY = (429, 502, 503, 504)
 

@@ -205,7 +205,7 @@ class _Pieces(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         import asyncio
 
-        pieces: Any = self._response.iter_raw()
+        pieces: Any = iter(self._response.stream)  # type: ignore[arg-type]  # a blocking client's
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
 
