@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         each = [argparse.Namespace(**{**vars(options), "url": url}) for url in dict.fromkeys(urls)]
         clients = [opened.enter_context(connect(one)) for one in each]
         # What can't be sent or written is refused before a model is loaded for it.
-        looking = {**settings, "retry_failed": False}
+        looking: dict[str, Any] = {**settings, "retry_failed": False}
         with Phi4(clients[0], model=options.model).batch(questions, **looking) as batch:
             again = options.retry_failed and batch.progress.failed
             if batch.progress.done == batch.progress.total and not again:
