@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, Phi4Error
 from ..server import DEFAULT_URL
 from .asking import add_request, ask_parameters
 from .exits import FAILED_LINES, INTERRUPTED
@@ -86,14 +86,18 @@ def run(options: argparse.Namespace, output: Output) -> int:
                 for answer in batch:
                     if options.out is None:
                         output.text(encode_line(line_of(answer, **shown)).decode())
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Phi4Error) as error:
             batch.close()
             progress = batch.progress
+            why = "" if isinstance(error, Phi4Error) else "interrupted: "
             how = "the same command goes on" if options.out else "with --out, they would be kept"
-            output.note(f"phi4_http: interrupted: {progress.done:,} of {progress.total:,} are answered; {how}")
+            output.note(f"phi4_http: {why}{progress.done:,} of {progress.total:,} are answered; {how}")
+            if isinstance(error, Phi4Error):
+                raise
             return INTERRUPTED
         finally:
-            for error in batch.progress.lost[: len(phis) - 1]:
+            lost = batch.progress.lost
+            for error in lost[len(lost) == len(phis) :]:  # where all are, the first one's is raised
                 output.note(f"phi4_http: a server was left out: {error}")
         return _end(batch, output, options)
 

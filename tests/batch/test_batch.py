@@ -222,6 +222,14 @@ def test_the_command_refuses_bad_lines_before_it_asks(server: EchoServer, tmp_pa
     assert (ran.code, "No such file" in ran.err) == (2, True)
 
 
+def test_the_command_says_how_to_go_on_where_no_server_is_left(unused_port: int, tmp_path: Path) -> None:
+    """3, the error, and how far it was."""
+    line = ["batch", "-", "-o", str(tmp_path / "out"), "--url", f"http://127.0.0.1:{unused_port}", "-m", "m"]
+    ran = run_child(*line, stdin=b'"x"')
+    assert (ran.code, ran.err.splitlines()[0]) == (3, "phi4_http: 0 of 1 are answered; the same command goes on")
+    assert "no server at" in ran.err
+
+
 def test_ctrl_c_keeps_what_has_come(server: EchoServer, tmp_path: Path) -> None:
     """130, and one line that says how to go on."""
     import signal
