@@ -97,8 +97,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
             return INTERRUPTED
         finally:
             lost = batch.progress.lost
-            for error in lost[len(lost) == len(phis) :]:  # where all are, the first one's is raised
-                output.note(f"phi4_http: a server was left out: {error}")
+            for left in lost[len(lost) == len(phis) :]:  # where all are, the first one's is raised
+                output.note(f"phi4_http: a server was left out: {left}")
         return _end(batch, output, options)
 
 

@@ -96,6 +96,9 @@ class Batch(_Batch):
             except BaseException as error:  # whatever it is, it belongs to whoever iterates
                 came.put(error)
             finally:
+                closing = asyncio.all_tasks(loop)  # of generators that httpx did not read to their end
+                if closing:
+                    loop.run_until_complete(asyncio.wait(closing))
                 loop.run_until_complete(loop.shutdown_asyncgens())
                 loop.close()
 
@@ -183,7 +186,7 @@ class _InThreads(httpx.AsyncBaseTransport):
         """Send it, and return as soon as the head of the answer is there."""
         import asyncio
 
-        sent = httpx.Request(
+        sent = self._http.build_request(  # with the headers that are the client's own
             request.method,
             request.url,
             headers=request.headers,
