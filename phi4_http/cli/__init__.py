@@ -24,6 +24,7 @@ _EPILOG = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning
 
 GROUPS = {
     "ask": "asking",
+    "batch": "batch",
     "chat": "chat",
     "count": "count",
     "demo": "demo",

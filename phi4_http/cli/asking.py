@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclosed
 from ..events import Outcome, Reply, Waiting
 from ..reply.rescue import Rescue
+from ..saved import locked
 from . import history
 from .exits import INTERRUPTED, outcome_code
 from .loading import add_config, ready_phi
@@ -148,7 +149,7 @@ def history_of(options: argparse.Namespace, output: Output) -> Generator[list[di
         yield []
         return
     history.check_writable(options.history)
-    with history.locked(options.history, lambda: output.note(f"phi4_http: waiting: {options.history} is in use")):
+    with locked(options.history, lambda: output.note(f"phi4_http: waiting: {options.history} is in use")):
         yield history.load(options.history, missing_is_empty=True)
 
 

@@ -12,6 +12,7 @@ from .. import api
 from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, arun
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
+from .batched import AsyncBatch
 from .binding import Module, awaited, making
 from .channel import AsyncChannel
 from .http import check_loop, request_options, translated
@@ -20,11 +21,12 @@ from .stream import AsyncReplyStream
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..batch import work
     from ..lmstudio import inventory, lifecycle
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
-    lms_server = Module("lmstudio.lms.server")
+    lms_server, work = Module("lmstudio.lms.server"), Module("batch.work")
 
 T = TypeVar("T")
 
@@ -146,6 +148,7 @@ class AsyncPhi4(_Block, Asking[AsyncLMStudio]):
     stream: Final = making(asking.stream, AsyncReplyStream)
     ask: Final = awaited(asking.ask)
     ask_json: Final = awaited(asking.ask_json)
+    batch: Final = making(work.batch, AsyncBatch)
     chat: Final = making(asking.chat, AsyncChat)
     probe: Final = awaited(asking.probe)
     context_length: Final = awaited(asking.context_length)

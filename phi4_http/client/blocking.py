@@ -12,6 +12,7 @@ from .. import api
 from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, run
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
+from .batched import Batch
 from .binding import Module, blocking, making
 from .channel import BlockingChannel
 from .http import request_options, translated
@@ -20,11 +21,12 @@ from .stream import ReplyStream
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..batch import work
     from ..lmstudio import inventory, lifecycle
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
-    lms_server = Module("lmstudio.lms.server")
+    lms_server, work = Module("lmstudio.lms.server"), Module("batch.work")
 
 T = TypeVar("T")
 
@@ -177,6 +179,7 @@ class Phi4(_Block, Asking[LMStudio]):
     stream: Final = making(asking.stream, ReplyStream)
     ask: Final = blocking(asking.ask)
     ask_json: Final = blocking(asking.ask_json)
+    batch: Final = making(work.batch, Batch)
     chat: Final = making(asking.chat, Chat)
     probe: Final = blocking(asking.probe)
     context_length: Final = blocking(asking.context_length)
