@@ -16,6 +16,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..errors import Phi4Error
+from ..settings import fill
 from .exits import CODES, INTERRUPTED, exit_code
 from .output import Output, prepare_streams
 
@@ -30,6 +31,7 @@ GROUPS = {
     "models": "models",
     **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
     "split": "split",
+    "config": "config",
     **dict.fromkeys(("serve", "record", "tape"), "tapes"),
 }
 """Every command with the module of its group, in the order of the help."""
@@ -73,6 +75,8 @@ def run_command(options: argparse.Namespace) -> int:
     """Run a command whose arguments are read; return its exit code."""
     output = Output(as_json=getattr(options, "json", False))
     try:
+        if getattr(options, "fills", True):
+            fill(options)
         code: int = options.run(options, output)
         output.flush()
     except Phi4Error as error:

@@ -8,11 +8,11 @@ import json
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclosed
 from ..events import Outcome, Reply, Waiting
-from ..reply.rescue import Rescue
+from ..settings import SETTINGS, add_options
 from . import history
 from .exits import INTERRUPTED, outcome_code
 from .loading import add_config, ready_phi
@@ -21,27 +21,6 @@ from .server import add_server, connect
 
 if TYPE_CHECKING:
     from ..client.stream import ReplyStream
-
-# Flag, type, what it is: the parameters of a generation that a person sets by hand.
-_SAMPLING: tuple[tuple[str, type, str], ...] = (
-    ("temperature", float, "0 is greedy, which makes this model loop (default: 0.8)"),
-    ("top-p", float, "0 to 1 (default: 0.95)"),
-    ("top-k", int, "tokens to choose from (default: 50)"),
-    ("min-p", float, "0 to 1"),
-    ("repeat-penalty", float, "above 1 against repetition"),
-    ("presence-penalty", float, "against words that were there"),
-    ("frequency-penalty", float, "against words that were there often"),
-    ("seed", int, "for the same reply again"),
-    ("max-tokens", int, "longest reply, in tokens, thought included; -1: no limit"),
-    ("ttl", int, "idle seconds until LM Studio unloads the model, if it is loaded now"),
-)
-
-# Flag, what it is: what is done about a thought that does not end. Which values it takes, `Rescue` says.
-_RESCUE: tuple[tuple[str, str], ...] = (
-    ("thinking-budget", "end it after N tokens: the model answers then"),
-    ("on-unclosed", "answer: go on where the model stopped inside its thought"),
-    ("on-loop", "answer: end a thought that says the same over and over"),
-)
 
 
 def register(commands: Any) -> None:
@@ -72,8 +51,7 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which model, and what it is told beforehand."""
-    parser.add_argument("-m", "--model", help="the model's name at the server (default: its Phi-4-reasoning-plus)")
-    parser.add_argument("-i", "--instructions", help="added to the model's own system prompt")
+    add_options(parser, "model")
 
 
 def add_request(parser: argparse.ArgumentParser) -> None:
@@ -81,43 +59,20 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_server(parser)
     add_showing(parser)
-    add_config(parser, ttl=False)
-    template = parser.add_argument_group("the server's template")
-    template.add_argument(
-        "--system",
-        choices=("auto", "send", "omit"),
-        default="auto",
-        help="whether the system prompt is sent; auto: as the template wants it (default: auto)",
-    )
-    template.add_argument(
-        "--opener",
-        choices=("auto", "assumed"),
-        default="auto",
-        help="assumed: replies begin inside the thought (default: auto)",
-    )
+    add_config(parser)
+    add_options(parser.add_argument_group("the server's template"), "template")
     sampling = parser.add_argument_group("sampling")
-    for name, kind, text in _SAMPLING:
-        sampling.add_argument(f"--{name}", type=kind, help=text)
+    add_options(sampling, "sampling")
     sampling.add_argument("--stop", action="append", help="text that ends the reply; may be given several times")
     sampling.add_argument(
         "--param", action="append", default=[], metavar="NAME=JSON", help="any further field of the request"
     )
-    thought = parser.add_argument_group("a thought that does not end")
-    kinds = get_type_hints(Rescue)
-    for name, text in _RESCUE:
-        choices = get_args(kinds[_field(name)])
-        if all(isinstance(choice, str) for choice in choices):
-            thought.add_argument(f"--{name}", choices=choices, help=text)
-        else:
-            thought.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    add_options(parser.add_argument_group("a thought that does not end"), "thought")
 
 
 def add_showing(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what is shown of a reply."""
-    parser.add_argument(
-        "--thinking", action=argparse.BooleanOptionalAction, default=True, help="show the thought (default: yes)"
-    )
-    parser.add_argument("--stats", action="store_true", help="say how long it took, and how many tokens")
+    add_options(parser, "showing")
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
@@ -175,12 +130,13 @@ def read_prompt(options: argparse.Namespace, *, needed: bool = True) -> str | No
 
 def ask_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters of a question: of the generation, and of what is done about its thought."""
-    return {**parameters(options), **{_field(name): getattr(options, _field(name)) for name, _ in _RESCUE}}
+    return {**parameters(options), **_of("thought", options)}
 
 
 def parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters of the generation."""
-    given = {_field(name): getattr(options, _field(name)) for name, _, _ in _SAMPLING}
+    given = {**_of("sampling", options), "ttl": options.ttl}
+    del given["reserve"]  # which is no parameter of a request
     extra: dict[str, Any] = {}
     for field in options.param:
         name, _, text = field.partition("=")
@@ -193,9 +149,9 @@ def parameters(options: argparse.Namespace) -> dict[str, Any]:
     return {**given, "stop": options.stop, "extra": extra}
 
 
-def _field(flag: str) -> str:
-    """The parameter that a flag sets."""
-    return flag.replace("-", "_")
+def _of(group: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a group, as keyword arguments."""
+    return {each.field: getattr(options, each.field) for each in SETTINGS if each.group == group}
 
 
 def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one event a line, on stdout")
     add_showing(parser)
-    parser.set_defaults(run=run, stats=True)
+    parser.set_defaults(run=run, stats=True)  # whatever the settings say
 
 
 def run(options: argparse.Namespace, output: Output) -> int:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerError, UnsupportedSetting
+from ..settings import add_options
 from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
 
@@ -55,13 +56,9 @@ def _add(commands: Any, name: str, run: Callable[..., int], short: str, long: st
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, *, ttl: bool = True) -> None:
+def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how a model is to be loaded."""
-    group = parser.add_argument_group("loading")
-    group.add_argument("--context-length", type=int, metavar="N", help="tokens of context")
-    group.add_argument("--gpu", metavar="SHARE", help="what goes to the GPU: max, off, auto, or a share from 0 to 1")
-    if ttl:
-        group.add_argument("--ttl", type=int, metavar="SECONDS", help="idle seconds after which it is unloaded")
+    add_options(parser.add_argument_group("loading"), "loading")
 
 
 def config_of(options: argparse.Namespace) -> LoadConfig:
@@ -134,6 +131,7 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
         context_length=stated,
         opener=options.opener,
         system=options.system,
+        reserve=options.reserve,
         cache=user_folder(),
     )
 
