@@ -13,7 +13,13 @@ from phi4_http.limits import Timeouts
 from phi4_http.phi4.facts import SAMPLING
 from phi4_http.reply.rescue import Rescue
 
-_VALUES = {settings.whole: "7", settings.real: "0.5", settings.seconds: "9", settings.yes_no: "no", settings.text: "x"}
+_VALUES: dict[object, str] = {
+    settings.whole: "7",
+    settings.real: "0.5",
+    settings.seconds: "9",
+    settings.yes_no: "no",
+    settings.text: "x",
+}
 
 
 def _given(setting: settings.Setting) -> str:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import os
+import stat
 import sys
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,14 +43,23 @@ def register(commands: Any) -> None:
         help="a JSON file of messages: read first, appended after; one that ends in a question or in results of tools "
         "is gone on with where no prompt is given",
     )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the solution there, once it is whole")
     add_request(parser)
     parser.set_defaults(run=run)
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what is asked."""
-    parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
-    parser.add_argument("-f", "--file", type=Path, help="a file that holds the prompt")
+    parser.add_argument("prompt", nargs="?", help="the prompt; what is piped in goes after it; - is stdin alone")
+    parser.add_argument(
+        "-f",
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file that goes after the prompt, or is it; may be given several times; - is stdin",
+    )
+    parser.add_argument("--no-stdin", action="store_true", help="leave stdin alone, as in a `while read` loop")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +89,24 @@ def add_showing(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    """Ask, and print the reply."""
+    """Ask, and print the reply, or write it to a file. What is not whole goes to stdout all the same."""
+    if options.output is None:
+        return _run(options, output)
+    history.check_writable(options.output)
+    held, code = io.StringIO(), INTERRUPTED
+    try:
+        code = _run(options, Output(as_json=output.as_json, quiet=output.quiet, out=held))
+    finally:
+        if code == INTERRUPTED:
+            output.text(held.getvalue())
+    if code != INTERRUPTED:
+        history.write(options.output, held.getvalue())
+    return code
+
+
+def _run(options: argparse.Namespace, output: Output) -> int:
     with history_of(options, output) as before:
-        prompt = read_prompt(options, needed=not before or before[-1].get("role") not in ("tool", "user"))
+        prompt = read_prompt(options, output, needed=not before or before[-1].get("role") not in ("tool", "user"))
         return _ask(prompt, before, options, output)
 
 
@@ -107,25 +135,54 @@ def history_of(options: argparse.Namespace, output: Output) -> Generator[list[di
         yield history.load(options.history, missing_is_empty=True)
 
 
-def read_prompt(options: argparse.Namespace, *, needed: bool = True) -> str | None:
-    """The prompt, from where the arguments say. Raises InvalidRequest where there is none and one is `needed`."""
-    if options.file is not None:
-        if options.prompt is not None:
-            raise InvalidRequest("a prompt and a file were given: give one of them")
-        try:
-            return str(options.file.read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequest(f"{options.file} can't be read: {error}") from None
-    if options.prompt == "-" or (options.prompt is None and not sys.stdin.isatty()):
-        try:
-            return sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"stdin is not UTF-8: {error}") from None
-    if options.prompt is None and not needed:
-        return None
-    if options.prompt is None:
+def read_prompt(options: argparse.Namespace, output: Output, *, needed: bool = True) -> str | None:
+    """The prompt, then the files, then what is piped in. Raises InvalidRequest where a `needed` one is missing."""
+    names = [str(name) for name in options.file]
+    stdin = names.count("-") + (options.prompt == "-")
+    if stdin > 1 or (stdin and options.no_stdin):
+        raise InvalidRequest("stdin can be read once" if stdin > 1 else "stdin is asked for, and --no-stdin forbids it")
+    given = [options.prompt] if options.prompt not in (None, "-") else []
+    for name in names:
+        text = _stdin(output) if name == "-" else read_file(name)
+        given.append(f"{name}:\n\n{text}" if len(names) > 1 else text)
+    if options.prompt == "-" or (not stdin and not options.no_stdin and _piped(alone=not given)):
+        text = _stdin(output)
+        given += [text] if text.strip() or (not given and needed) else []
+    if not given and needed:
         raise InvalidRequest("no prompt was given: as an argument, with --file, or - for stdin")
-    return str(options.prompt)
+    return "\n\n".join(given) if given else None
+
+
+def _piped(*, alone: bool) -> bool:
+    """Whether stdin is to be read unasked: beside other text, only a pipe or a file is."""
+    if alone:
+        return not sys.stdin.isatty()
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _stdin(output: Output) -> str:
+    """All of stdin; where that takes more than a second, it is said."""
+    late = threading.Timer(1.0, output.note, ["phi4_http: reading stdin (--no-stdin leaves it alone)"])
+    late.daemon = True
+    late.start()
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"stdin is not UTF-8: {error}") from None
+    finally:
+        late.cancel()
+
+
+def read_file(name: str) -> str:
+    """The text of a file. Raises InvalidRequest."""
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def ask_parameters(options: argparse.Namespace) -> dict[str, Any]:

@@ -35,15 +35,19 @@ def load(path: Path, *, missing_is_empty: bool = False) -> list[dict[str, Any]]:
 
 
 def save(path: Path, messages: Sequence[Mapping[str, Any]]) -> None:
-    """Write messages to a file in one go: a crash leaves the old one. Who may read it stays as it was; a new one is the
-    writer's own. Raises InvalidRequest."""
+    """Write messages to a file. Raises InvalidRequest."""
+    write(path, json.dumps(list(messages), ensure_ascii=False, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one go: a crash leaves the old one. Who may read it stays as it was; a new one is the writer's
+    own. Raises InvalidRequest."""
     path = path.resolve()  # the file that a link names, not the link
     try:
         handle, name = _made_beside(path)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(list(messages), file, ensure_ascii=False, indent=1)
-                file.write("\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             with contextlib.suppress(FileNotFoundError):

@@ -13,6 +13,7 @@ from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerErr
 from ..settings import add_options
 from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
+from .text import columns, wide
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio, Phi4
@@ -139,7 +140,7 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
 @contextlib.contextmanager
 def progress(output: Output, what: str) -> Generator[Callable[[float], None], None, None]:
     """A bar on the terminal, or an object a line; nothing elsewhere."""
-    share = 0.0
+    share: float | None = None
 
     def tell(now: float) -> None:
         nonlocal share
@@ -148,8 +149,13 @@ def progress(output: Output, what: str) -> Generator[Callable[[float], None], No
             output.object({"type": "progress", "share": now})
 
     def bar(seconds: float) -> str:
-        full = round(share * _BAR)
-        return f"{what} [{'█' * full}{'·' * (_BAR - full)}] {share:.0%} {seconds:.0f} s"
+        if share is None:
+            return f"{what} {seconds:.0f} s"
+        rest = columns(output.err) - wide(what) - len(f" [] 100% {seconds:.0f} s") - 1
+        room = max(min(_BAR, rest), 0)
+        full = round(share * room)
+        shown = f"[{'█' * full}{'·' * (room - full)}] " if room > 3 else ""
+        return f"{share:.0%} {what} {seconds:.0f} s" if not shown else f"{what} {shown}{share:.0%} {seconds:.0f} s"
 
     with output.status(bar):
         yield tell
