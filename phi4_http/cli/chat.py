@@ -67,11 +67,12 @@ def run(options: argparse.Namespace, output: Output) -> int:
 def _line_editing(commands: Sequence[str]) -> Generator[None, None, None]:
     """On a terminal: lines that can be edited and called back, from earlier chats too, and commands that complete."""
     folder = user_folder()
+    if folder is None or not sys.stdin.isatty():
+        yield
+        return
     try:
         import readline
-    except ImportError:
-        folder = None
-    if folder is None or not sys.stdin.isatty():
+    except ImportError:  # Windows edits lines by itself
         yield
         return
     kept = folder / "chat-lines"

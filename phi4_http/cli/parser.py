@@ -13,7 +13,7 @@ from .output import Output
 class Parser(argparse.ArgumentParser):
     """Of the program, and of each command: what a command does not know is its own error."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # overloaded
         """As argparse does, but nothing is left unknown."""
         options, strange = super().parse_known_args(args, namespace)
         if strange and strange[0].startswith("-") and strange[0] != "-":

@@ -21,9 +21,11 @@ from ..errors import (
 from ..settings import BY_FIELD, near
 
 # What a model writes must not steer the terminal: control characters are shown, but for line breaks and tabs.
-_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 # Nor may it let text seem to stand in another order.
-_VISIBLE |= {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_ORDER = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"} | {
+    code: f"\\u{code:04x}" for code in _ORDER
+}
 _IN_A_CELL = {10: "\\n", 9: " "}
 _COLUMNS = 80  # of a terminal that does not tell
 _NARROWEST = 6  # of a column: less tells nothing
@@ -80,12 +82,13 @@ def _option(field: str, otherwise: str) -> str:
 def aligned(rows: Sequence[Sequence[str]], numbers: Collection[str] = (), width: int | None = None) -> Iterator[str]:
     """Rows as lines with aligned columns; those that the first row calls one of `numbers`, to the right.
 
-    Where they are wider than `width`, the widest columns lose what is too much.
+    Where they are wider than `width`, the widest columns lose what is too much, the first one last.
     """
     cells = [[cell.translate(_IN_A_CELL) for cell in row] for row in rows]
     widths = [max(map(wide, column)) for column in zip(*cells, strict=True)]
     while width and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+        others = widths[1:] if max(widths[1:], default=0) > _NARROWEST else widths  # the name goes last
+        widths[widths.index(max(others), len(widths) - len(others))] -= 1
     for row in cells:
         line = []
         for name, cell, space in zip(rows[0], row, widths, strict=True):
