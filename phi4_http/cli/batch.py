@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest, Phi4Error
-from ..server import DEFAULT_URL
 from .asking import add_request, ask_parameters
 from .exits import FAILED_LINES, INTERRUPTED
 from .loading import ready_phi
@@ -45,12 +44,7 @@ def register(commands: Any) -> None:
         help="wait so long for a server that is gone (300)",
     )
     add_request(parser)
-    # What a batch understands in another way than a single question
-    parser.add_argument("--url", action="append", help=f"a server; several share the work (default: {DEFAULT_URL})")
-    parser.add_argument(
-        "--thinking", action=argparse.BooleanOptionalAction, default=True, help="keep the thoughts (default: yes)"
-    )
-    parser.add_argument("--stats", action="store_true", help="keep how long each took")
+    parser.add_argument("--url", action="append", help="a server; several share the work")
     parser.set_defaults(run=run)
 
 
@@ -70,7 +64,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         **ask_parameters(options),
     }
     with contextlib.ExitStack() as opened:
-        urls = options.url or [DEFAULT_URL]
+        urls = [options.url] if isinstance(options.url, str) else options.url  # a text where a setting gave it
         each = [argparse.Namespace(**{**vars(options), "url": url}) for url in dict.fromkeys(urls)]
         clients = [opened.enter_context(connect(one)) for one in each]
         # What can't be sent or written is refused before a model is loaded for it.

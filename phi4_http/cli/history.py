@@ -32,13 +32,17 @@ def load(path: Path, *, missing_is_empty: bool = False) -> list[dict[str, Any]]:
 
 
 def save(path: Path, messages: Sequence[Mapping[str, Any]]) -> None:
-    """Write messages to a file in one go: a crash leaves the old one. Who may read it stays as it was; a new one is the
-    writer's own. Raises InvalidRequest."""
+    """Write messages to a file. Raises InvalidRequest."""
+    write(path, json.dumps(list(messages), ensure_ascii=False, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one go: a crash leaves the old one. Who may read it stays as it was; a new one is the writer's
+    own. Raises InvalidRequest."""
     path = path.resolve()  # the file that a link names, not the link
     try:
         with replacing(path) as file:
-            json.dump(list(messages), file, ensure_ascii=False, indent=1)
-            file.write("\n")
+            file.write(text)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from None
 

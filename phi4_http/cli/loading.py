@@ -10,8 +10,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, InvalidRequest, LmsError, NotLMStudio, ServerError, UnsupportedSetting
+from ..settings import add_options
 from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
+from .text import columns, wide
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio, Phi4
@@ -55,13 +57,9 @@ def _add(commands: Any, name: str, run: Callable[..., int], short: str, long: st
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, *, ttl: bool = True) -> None:
+def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how a model is to be loaded."""
-    group = parser.add_argument_group("loading")
-    group.add_argument("--context-length", type=int, metavar="N", help="tokens of context")
-    group.add_argument("--gpu", metavar="SHARE", help="what goes to the GPU: max, off, auto, or a share from 0 to 1")
-    if ttl:
-        group.add_argument("--ttl", type=int, metavar="SECONDS", help="idle seconds after which it is unloaded")
+    add_options(parser.add_argument_group("loading"), "loading")
 
 
 def config_of(options: argparse.Namespace) -> LoadConfig:
@@ -134,6 +132,7 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
         context_length=stated,
         opener=options.opener,
         system=options.system,
+        reserve=options.reserve,
         cache=user_folder(),
     )
 
@@ -141,7 +140,7 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
 @contextlib.contextmanager
 def progress(output: Output, what: str) -> Generator[Callable[[float], None], None, None]:
     """A bar on the terminal, or an object a line; nothing elsewhere."""
-    share = 0.0
+    share: float | None = None
 
     def tell(now: float) -> None:
         nonlocal share
@@ -150,8 +149,13 @@ def progress(output: Output, what: str) -> Generator[Callable[[float], None], No
             output.object({"type": "progress", "share": now})
 
     def bar(seconds: float) -> str:
-        full = round(share * _BAR)
-        return f"{what} [{'█' * full}{'·' * (_BAR - full)}] {share:.0%} {seconds:.0f} s"
+        if share is None:
+            return f"{what} {seconds:.0f} s"
+        rest = columns(output.err) - wide(what) - len(f" [] 100% {seconds:.0f} s") - 1
+        room = max(min(_BAR, rest), 0)
+        full = round(share * room)
+        shown = f"[{'█' * full}{'·' * (room - full)}] " if room > 3 else ""
+        return f"{share:.0%} {what} {seconds:.0f} s" if not shown else f"{what} {shown}{share:.0%} {seconds:.0f} s"
 
     with output.status(bar):
         yield tell
