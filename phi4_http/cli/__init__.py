@@ -27,6 +27,7 @@ GROUPS = {
     "chat": "chat",
     "count": "count",
     "demo": "demo",
+    **dict.fromkeys(("doctor", "download"), "doctor"),
     "models": "models",
     **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
     "split": "split",

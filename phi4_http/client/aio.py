@@ -12,7 +12,7 @@ from .. import api
 from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, arun
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
-from .binding import Module, awaited, making
+from .binding import Module, aiterated, awaited, making
 from .channel import AsyncChannel
 from .http import check_loop, request_options, translated
 from .stream import AsyncReplyStream
@@ -20,11 +20,14 @@ from .stream import AsyncReplyStream
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..doctor import looks as doctors
+    from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
-    lms_server = Module("lmstudio.lms.server")
+    lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
+    doctors = Module("doctor.looks")
 
 T = TypeVar("T")
 
@@ -67,6 +70,9 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
     estimate: Final = awaited(lifecycle.estimate)
     loaded: Final = awaited(inventory.loaded)
     downloaded: Final = awaited(inventory.downloaded)
+    downloading: Final = aiterated(downloads.downloading)
+    download: Final = awaited(downloads.download)
+    doctor: Final = aiterated(doctors.doctor)
     server_start: Final = awaited(lms_server.server_start)
     server_stop: Final = awaited(lms_server.server_stop)
     server_status: Final = awaited(lms_server.server_status)
