@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .client.manager import ModelManager as ModelManager
     from .client.stream import AsyncReplyStream as AsyncReplyStream
     from .client.stream import ReplyStream as ReplyStream
+    from .doctor.finding import Finding as Finding
+    from .doctor.machine import Machine as Machine
     from .errors import AuthError as AuthError
     from .errors import CannotContinue as CannotContinue
     from .errors import ContextOverflow as ContextOverflow
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from .limits import Timeouts as Timeouts
     from .lmstudio.config import LoadConfig as LoadConfig
     from .lmstudio.config import Way as Way
+    from .lmstudio.download import Download as Download
     from .lmstudio.lms.server import ServerStatus as ServerStatus
     from .lmstudio.lms.text import Estimate as Estimate
     from .phi4.asking import Counted as Counted
@@ -115,6 +118,8 @@ _HOME = homes(
         "client.manager": "AsyncModelManager ModelManager",
         "client.stream": "AsyncReplyStream ReplyStream",
         "arrived": "Arrived",
+        "doctor.finding": "Finding",
+        "doctor.machine": "Machine",
         "errors": "AuthError CannotContinue ContextOverflow ContextTooShort DoesNotFit EmptyReply "
         "InvalidRequest LmsError LmsFailed LmsNotFound LmsTimeout LoadFailed ModelBusy ModelLoading "
         "ModelNotFound NoJson NotLMStudio Phi4Error ServerError ServerUnreachable SilentOverflow "
@@ -123,6 +128,7 @@ _HOME = homes(
         "Usage Waiting",
         "limits": "Timeouts",
         "lmstudio.config": "LoadConfig Way",
+        "lmstudio.download": "Download",
         "lmstudio.lms.server": "ServerStatus",
         "lmstudio.lms.text": "Estimate",
         "phi4.counting": "Count Counter",

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from .errors import Phi4Error
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 class Http(NamedTuple):
@@ -159,12 +160,34 @@ class Close(NamedTuple):
 
 Step: TypeAlias = Http | Lms | Sleep | Open | Read | ReadAll | Close
 Flow: TypeAlias = Generator[Step, Any, T]
+Events: TypeAlias = Generator[Step | list[E], Any, None]
+"""A flow that yields lists of events between its steps: what an iterator of a client drives."""
 
 
 def ready(value: T) -> Flow[T]:
     """The flow of no steps."""
     return value
     yield  # makes it a generator
+
+
+def last(events: Events[E]) -> Flow[E]:
+    """The last event of a flow that has one, or raises."""
+    step = next(events)
+    found: Any = None
+    while True:
+        try:
+            if isinstance(step, list):
+                found = step[-1] if step else found
+                step = next(events)
+                continue
+            try:
+                result = yield step
+            except Phi4Error as error:
+                step = events.throw(error)
+            else:
+                step = events.send(result)
+        except StopIteration:
+            return found  # type: ignore[no-any-return]  # there is one, or it has raised
 
 
 def run(flow: Flow[T], perform: Callable[[Step], Any]) -> T:

@@ -30,6 +30,7 @@ GROUPS = {
     "chat": "chat",
     "count": "count",
     "demo": "demo",
+    **dict.fromkeys(("doctor", "download"), "doctor"),
     **dict.fromkeys(("models", "ls"), "models"),
     **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
     "split": "split",

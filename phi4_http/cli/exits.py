@@ -42,7 +42,7 @@ CODES = {
     12: "the reply is empty",
     13: "the lms command is missing, failed or timed out",
     14: "a request is not on the tape",
-    15: "lines of a batch have failed",
+    15: "`doctor` has found what is to be mended, or lines of a batch have failed",
     130: "interrupted",
     141: "whoever read the output has left",
 }

@@ -13,7 +13,7 @@ from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, aru
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .batched import AsyncBatch
-from .binding import Module, awaited, making
+from .binding import Module, aiterated, awaited, making
 from .channel import AsyncChannel
 from .http import check_loop, request_options, translated
 from .stream import AsyncReplyStream
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..batch import work
+    from ..doctor import looks as doctors
+    from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
-    lms_server, work = Module("lmstudio.lms.server"), Module("batch.work")
+    lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
+    doctors, work = Module("doctor.looks"), Module("batch.work")
 
 T = TypeVar("T")
 
@@ -69,6 +72,9 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
     estimate: Final = awaited(lifecycle.estimate)
     loaded: Final = awaited(inventory.loaded)
     downloaded: Final = awaited(inventory.downloaded)
+    downloading: Final = aiterated(downloads.downloading)
+    download: Final = awaited(downloads.download)
+    doctor: Final = aiterated(doctors.doctor)
     server_start: Final = awaited(lms_server.server_start)
     server_stop: Final = awaited(lms_server.server_stop)
     server_status: Final = awaited(lms_server.server_status)

@@ -16,12 +16,14 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from importlib import import_module
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..flow import Flow
+from ..flow import Events, Flow
+from .http import check_loop
+from .stream import aiterate, iterate
 
 if TYPE_CHECKING:
     from typing import Concatenate
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 T = TypeVar("T")
+E = TypeVar("E")
 State = TypeVar("State")
 
 
@@ -148,6 +151,31 @@ def making(make: Callable[Concatenate[State, P], Any], kind: type[T]) -> Callabl
     return Binding(make, lambda instance, made: kind(instance._client, made), lambda hint: kind)  # type: ignore[call-arg]
 
 
+def iterated(flow: Callable[Concatenate[State, P], Events[E]]) -> Callable[Concatenate[Any, P], Iterator[E]]:
+    """The flow as a method that returns an iterator of its events. Its steps are done while that is read."""
+    return Binding(
+        flow,
+        lambda instance, made: iterate(instance._client._perform, made),
+        lambda hint: Iterator[_event(hint)],  # type: ignore[misc]  # at run time
+    )
+
+
+def aiterated(flow: Callable[Concatenate[State, P], Events[E]]) -> Callable[Concatenate[Any, P], AsyncIterator[E]]:
+    """As `iterated`, for `async for`."""
+
+    def doing(instance: Any, made: Events[E]) -> AsyncIterator[E]:
+        check_loop("the asynchronous client is")
+        return aiterate(instance._client._perform, made)
+
+    return Binding(flow, doing, lambda hint: AsyncIterator[_event(hint)])  # type: ignore[misc]  # at run time
+
+
+def _event(events: Any) -> Any:
+    """The type of a flow's events."""
+    yielded = typing.get_args(typing.get_args(events)[0])
+    return next(typing.get_args(one)[0] for one in yielded if typing.get_origin(one) is list)
+
+
 def _run(instance: Any, flow: Flow[Any]) -> Any:
     return instance._client._run(flow)
 
@@ -161,7 +189,7 @@ def _hints(flow: Callable[..., Any]) -> dict[str, Any]:
     """The flow's annotations as types, those that its module imports for type checkers alone too."""
     texts = " ".join(map(str, flow.__annotations__.values()))
     public = import_module("..", __package__)
-    names = {"Unpack": _Unpacked, "Flow": Flow}
+    names = {"Unpack": _Unpacked, "Flow": Flow, "Events": Events}
     for name in set(re.findall(r"\b[A-Za-z_]\w*\b", texts)) - set(flow.__globals__) - set(names):
         for home in (public, typing):
             if hasattr(home, name):

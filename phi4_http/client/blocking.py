@@ -13,7 +13,7 @@ from ..flow import Close, Flow, Http, Lms, Open, Read, ReadAll, Sleep, Step, run
 from ..phi4 import asking
 from .base import Asking, Connected, Talking
 from .batched import Batch
-from .binding import Module, blocking, making
+from .binding import Module, blocking, iterated, making
 from .channel import BlockingChannel
 from .http import request_options, translated
 from .stream import ReplyStream
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..batch import work
+    from ..doctor import looks as doctors
+    from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
     from ..lmstudio.lms import server as lms_server
 else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
-    lms_server, work = Module("lmstudio.lms.server"), Module("batch.work")
+    lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
+    doctors, work = Module("doctor.looks"), Module("batch.work")
 
 T = TypeVar("T")
 
@@ -71,6 +74,9 @@ class LMStudio(_Block, Connected[httpx.Client, httpx.BaseTransport]):
     estimate: Final = blocking(lifecycle.estimate)
     loaded: Final = blocking(inventory.loaded)
     downloaded: Final = blocking(inventory.downloaded)
+    downloading: Final = iterated(downloads.downloading)
+    download: Final = blocking(downloads.download)
+    doctor: Final = iterated(doctors.doctor)
     server_start: Final = blocking(lms_server.server_start)
     server_stop: Final = blocking(lms_server.server_stop)
     server_status: Final = blocking(lms_server.server_status)

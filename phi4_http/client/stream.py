@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import Phi4Error
 from ..events import Event, Reply
+from ..flow import Events, Step
 from ..reply.stream import Replying
 
 if TYPE_CHECKING:
@@ -16,6 +17,68 @@ if TYPE_CHECKING:
 
     from .aio import AsyncLMStudio
     from .blocking import LMStudio
+
+
+E = TypeVar("E")
+
+
+class Leavable(Protocol):
+    """What may be left before its events are over."""
+
+    @property
+    def left(self) -> bool:
+        """Whether it was."""
+        ...
+
+
+def iterate(perform: Callable[[Step], Any], flow: Events[E], whole: Leavable | None = None) -> Iterator[E]:
+    """The events of a flow, whose steps are done on the way."""
+    try:
+        step = next(flow)
+        while True:
+            if type(step) is list:
+                for event in step:
+                    if whole is not None and whole.left:
+                        return
+                    yield event
+                step = next(flow)
+                continue
+            try:
+                result = perform(step)  # type: ignore[arg-type]  # what is no list is a step
+            except Phi4Error as fault:
+                step = flow.throw(fault)
+            else:
+                step = flow.send(result)
+    except StopIteration:
+        return
+    finally:
+        flow.close()
+
+
+async def aiterate(
+    perform: Callable[[Step], Awaitable[Any]], flow: Events[E], whole: Leavable | None = None
+) -> AsyncGenerator[E, None]:
+    """As `iterate`, with steps that are awaited."""
+    try:
+        step = next(flow)
+        while True:
+            if type(step) is list:
+                for event in step:
+                    if whole is not None and whole.left:
+                        return
+                    yield event
+                step = next(flow)
+                continue
+            try:
+                result = await perform(step)  # type: ignore[arg-type]  # what is no list is a step
+            except Phi4Error as fault:
+                step = flow.throw(fault)
+            else:
+                step = flow.send(result)
+    except StopIteration:
+        return
+    finally:
+        flow.close()
 
 
 class _Reply:
@@ -73,7 +136,7 @@ class ReplyStream(_Reply):
     def __iter__(self) -> Iterator[Event]:
         if self._events is None or self._replying.over:
             self._replying.check_readable()
-            self._events = self._iterate()
+            self._events = iterate(self._client._perform, self._replying.events(), self._replying)
         return self._events
 
     def read(self) -> Reply:
@@ -82,30 +145,6 @@ class ReplyStream(_Reply):
             for _ in self:
                 pass
         return self.result
-
-    def _iterate(self) -> Iterator[Event]:
-        replying, perform = self._replying, self._client._perform
-        flow = replying.events()
-        try:
-            step = next(flow)
-            while True:
-                if type(step) is list:
-                    for event in step:
-                        if replying.left:
-                            return
-                        yield event
-                    step = next(flow)
-                    continue
-                try:
-                    result = perform(step)  # type: ignore[arg-type]  # what is no list is a step
-                except Phi4Error as fault:
-                    step = flow.throw(fault)
-                else:
-                    step = flow.send(result)
-        except StopIteration:
-            return
-        finally:
-            flow.close()
 
 
 class AsyncReplyStream(_Reply):
@@ -131,7 +170,7 @@ class AsyncReplyStream(_Reply):
     def __aiter__(self) -> AsyncIterator[Event]:
         if self._events is None or self._replying.over:
             self._replying.check_readable()
-            self._events = self._iterate()
+            self._events = aiterate(self._client._perform, self._replying.events(), self._replying)
         return self._events
 
     async def read(self) -> Reply:
@@ -140,27 +179,3 @@ class AsyncReplyStream(_Reply):
             async for _ in self:
                 pass
         return self.result
-
-    async def _iterate(self) -> AsyncGenerator[Event, None]:
-        replying, perform = self._replying, self._client._perform
-        flow = replying.events()
-        try:
-            step = next(flow)
-            while True:
-                if type(step) is list:
-                    for event in step:
-                        if replying.left:
-                            return
-                        yield event
-                    step = next(flow)
-                    continue
-                try:
-                    result = await perform(step)  # type: ignore[arg-type]  # what is no list is a step
-                except Phi4Error as fault:
-                    step = flow.throw(fault)
-                else:
-                    step = flow.send(result)
-        except StopIteration:
-            return
-        finally:
-            flow.close()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ..errors import ContextOverflow, InvalidRequest, ModelLoading, Phi4Error, ServerUnreachable
 from ..events import Event, Reply, Waiting
-from ..flow import Answer, Channel, Close, Flow, Http, Open, Read, ReadAll, Sleep, Step
+from ..flow import Answer, Channel, Close, Flow, Http, Open, Read, ReadAll, Sleep, Step, last
 from ..limits import REPORT
 from ..wire.bodies import streamed
 from ..wire.refusals import refusal
@@ -369,22 +369,10 @@ def _whole(value: Any) -> int | None:
 def read(replying: Replying) -> Flow[Reply]:
     """The whole reply. Raises what entering and reading a stream raise."""
     yield from replying.enter()
-    events = replying.events()
     try:
-        step = next(events)
-        while True:
-            if isinstance(step, list):
-                step = next(events)
-                continue
-            try:
-                result = yield step
-            except Phi4Error as error:
-                step = events.throw(error)
-            else:
-                step = events.send(result)
-    except StopIteration:
-        yield from replying.leave()
-        return replying.result
+        yield from last(replying.events())
     except Phi4Error:
         yield from replying.leave()
         raise
+    yield from replying.leave()
+    return replying.result

@@ -93,6 +93,9 @@ def test_the_one_returns_what_the_other_is_awaited_for(one: type, other: type) -
             assert awaited is KINDS[given], name
         elif typing.get_origin(awaited) is collections.abc.Coroutine:
             assert typing.get_args(awaited)[2] == given, name
+        elif typing.get_origin(given) is collections.abc.Iterator:
+            assert typing.get_origin(awaited) is collections.abc.AsyncIterator, name
+            assert typing.get_args(awaited) == typing.get_args(given), name
         else:
             assert awaited == given, name
 

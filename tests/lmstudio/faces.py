@@ -16,6 +16,9 @@ class Face(Protocol):
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
         """What the client's method gives, awaited where it must be."""
 
+    def events(self, name: str, *arguments: Any, **options: Any) -> list[Any]:
+        """What the iterator that the client's method gives yields."""
+
     def manager(self, **limits: Any) -> Any:
         """A model manager, whose methods give their values at once."""
 
@@ -29,6 +32,9 @@ class BlockingFace:
 
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
         return getattr(self._client, name)(*arguments, **options)
+
+    def events(self, name: str, *arguments: Any, **options: Any) -> list[Any]:
+        return list(getattr(self._client, name)(*arguments, **options))
 
     def manager(self, **limits: Any) -> Any:
         return ModelManager(self._client, **limits)
@@ -44,6 +50,12 @@ class AsyncFace:
 
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
         return self._loop.run_until_complete(getattr(self._client, name)(*arguments, **options))
+
+    def events(self, name: str, *arguments: Any, **options: Any) -> list[Any]:
+        async def read() -> list[Any]:
+            return [event async for event in getattr(self._client, name)(*arguments, **options)]
+
+        return self._loop.run_until_complete(read())
 
     def manager(self, **limits: Any) -> Any:
         return _Awaited(self._loop, AsyncModelManager(self._client, **limits))

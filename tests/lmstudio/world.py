@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmstudio import backend
 from lmstudio.backend import opened
+from phi4_http.phi4.facts import SYSTEM_PROMPT
 
 if TYPE_CHECKING:
     from lmstudio.backend import State
@@ -135,13 +137,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _route(self, body: Any, knobs: dict[str, Any]) -> tuple[int, Any]:
-        if self.path == "/lmstudio-greeting" and not knobs.get("no_greeting"):
+        if self.path == "/lmstudio-greeting" and not (knobs.get("no_greeting") or knobs.get("llama_cpp")):
             return 200, {"lmstudio": True}
         if knobs.get("token") and self.headers.get("authorization") != f"Bearer {knobs['token']}":
             message = "An LM Studio API token is required"
             return 401, {"error": {"type": "invalid_request", "code": "invalid_api_key", "message": message}}
         routes: dict[str, Any] = {
             "/api/v0/models": self._v0,
+            "/v1/models": self._openai,
             "/v1/chat/completions": self._chat,
             "/v1/embeddings": self._embed,
         }
@@ -153,6 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
             }
         if knobs.get("no_v0"):
             del routes["/api/v0/models"]
+        if knobs.get("llama_cpp"):  # no LM Studio: what llama-server has
+            routes = {path: routes[path] for path in ("/v1/models", "/v1/chat/completions")}
+            routes["/apply-template"] = lambda body: (200, {"prompt": _written(body["messages"], knobs)})
+        elif not knobs.get("v0_3"):
+            for path in ("/api/v1/models/download", "/api/v1/models/download/status/j%2F1"):
+                routes[path] = self._download
         if self.path not in routes:
             return 200, {"error": f"Unexpected endpoint or method. ({self.command} {self.path})"}
         result: tuple[int, Any] = routes[self.path](body)
@@ -173,6 +182,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _v1(self, body: Any) -> tuple[int, Any]:
         with self.server.world.state() as state:
             return 200, {"models": [_v1_model(state, model) for model in state["models"]]}
+
+    def _openai(self, body: Any) -> tuple[int, Any]:
+        with self.server.world.state() as state:
+            shown = [one["identifier"] for one in state["loaded"]] or [one["modelKey"] for one in state["models"]]
+            return 200, {"object": "list", "data": [{"id": name, "object": "model"} for name in shown]}
+
+    def _download(self, body: Any) -> tuple[int, Any]:
+        """The next of what the knob holds."""
+        with self.server.world.state() as state:
+            steps = state["knobs"]["downloads"]
+            return 200, steps.pop(0) if len(steps) > 1 else steps[0]
 
     def _load(self, body: Any) -> tuple[int, Any]:
         key = body.pop("model")
@@ -212,9 +232,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: Any) -> tuple[int, Any]:
         refused = self._just_in_time(body)
-        message = {"role": "assistant", "content": "<think>so</think>Yes."}
+        with self.server.world.state() as state:
+            knobs = state["knobs"]
+        if knobs.get("chat_fails") and body.get("max_tokens") != 1:
+            return 500, {"error": {"message": "the engine crashed"}}
+        message = {"role": "assistant", **(knobs.get("reply") or {"content": "<think>so</think>Yes."})}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-        usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+        tokens = len(re.findall(r"<\|\w+\|>|\w+", _written(body["messages"], knobs)))
+        usage = {"prompt_tokens": tokens, "completion_tokens": 4, "total_tokens": tokens + 4}
         return refused or (
             200,
             {
@@ -259,6 +284,21 @@ def _as_stream(said: dict[str, Any]) -> bytes:
         {**said, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]},
     ]
     return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def _written(messages: list[dict[str, Any]], knobs: dict[str, Any]) -> str:
+    """The prompt, by the model's turn format (its published template), or by one that a knob spoils."""
+    turns = [(one["role"], one["content"]) for one in messages]
+    rest = [turn for turn in turns if turn[0] != "system"]
+    spoilt = {
+        "ignores": rest,
+        "loses the user": [turn for turn in turns if turn[0] == "system"] or turns,
+        "misspells": [(role, text.replace("backtracing", "backtracking")) for role, text in turns],
+        "built in": [("system", SYSTEM_PROMPT), *rest],
+    }
+    turns = spoilt.get(knobs.get("template", ""), turns)
+    written = "".join(f"<|im_start|>{role}<|im_sep|>{text}<|im_end|>" for role, text in turns)
+    return written + "<|im_start|>assistant<|im_sep|>"
 
 
 def _needs() -> str:
