@@ -20,8 +20,10 @@ from ..errors import (
     ServerError,
     UnsupportedSetting,
 )
+from ..settings import add_options
 from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
+from .text import columns, wide
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio, Phi4
@@ -66,13 +68,9 @@ def _add(commands: Any, name: str, run: Callable[..., int], short: str, long: st
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, *, ttl: bool = True) -> None:
+def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how a model is to be loaded."""
-    group = parser.add_argument_group("loading")
-    group.add_argument("--context-length", type=int, metavar="N", help="tokens of context")
-    group.add_argument("--gpu", metavar="SHARE", help="what goes to the GPU: max, off, auto, or a share from 0 to 1")
-    if ttl:
-        group.add_argument("--ttl", type=int, metavar="SECONDS", help="idle seconds after which it is unloaded")
+    add_options(parser.add_argument_group("loading"), "loading")
 
 
 def config_of(options: argparse.Namespace) -> LoadConfig:
@@ -129,16 +127,12 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output) -
             except ContextTooShort as error:
                 if asked is not None:
                     raise
-                output.note(
-                    f"{error.identifier} has {error.limit:,} of {error.needed:,} tokens of context: more can't be had"
-                )
+                output.note(f"{error.identifier} has a context of {error.limit:,} tokens, of {error.needed:,}")
                 return error.identifier
             except DoesNotFit as error:
                 if asked is not None:
                     raise
-                output.note(
-                    f"{name} is loaded with LM Studio's default context, since its whole one does not fit: {error}"
-                )
+                output.note(f"with its whole context, {error} Loading it with LM Studio's default one")
                 return manager.get(name, replace(config, context_length=None)).identifier
     except (LmsError, NotLMStudio, UnsupportedSetting) as error:
         if wanted:
@@ -161,6 +155,7 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
         context_length=stated,
         opener=options.opener,
         system=options.system,
+        reserve=options.reserve,
         cache=user_folder(),
     )
 
@@ -179,8 +174,11 @@ def progress(output: Output, what: str) -> Generator[Callable[[LoadEvent], None]
     def bar(seconds: float) -> str:
         if share is None:
             return f"{what} {seconds:.0f} s"
-        full = round(share * _BAR)
-        return f"{what} [{'█' * full}{'·' * (_BAR - full)}] {share:.0%} {seconds:.0f} s"
+        rest = columns(output.err) - wide(what) - len(f" [] 100% {seconds:.0f} s") - 1
+        room = max(min(_BAR, rest), 0)
+        full = round(share * room)
+        shown = f"[{'█' * full}{'·' * (room - full)}] " if room > 3 else ""
+        return f"{share:.0%} {what} {seconds:.0f} s" if not shown else f"{what} {shown}{share:.0%} {seconds:.0f} s"
 
     with output.status(bar):
         yield tell

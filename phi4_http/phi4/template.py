@@ -12,8 +12,7 @@ one-token requests tell.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import CannotContinue
 from ..flow import Flow
@@ -223,8 +222,7 @@ OWN_PROMPT_TOKENS = 128
 Seen: TypeAlias = Literal["used", "merged", "replaced", "ignored"]
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """What was seen; None where the server did not count.
 
     `system` is `used` (a turn of its own), `merged` (into the user's turn), `replaced` (used, in place of a built-in
@@ -257,7 +255,7 @@ class Probe:
 
     def written(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def read(cls, kept: Any) -> Probe | None:
@@ -342,16 +340,16 @@ def opening(server: Server, model: str, found: Probe) -> Flow[Probe]:
     that is another one has more in each turn, and one that opens the thought has as many more in both."""
     alone = found.counts[0]
     if alone is None:
-        return replace(found, opens=False)
+        return found._replace(opens=False)
     name = "built-in instead" if found.own_prompt else "own turn"
     counts = _Counts(server, model, OneToken(server, model))
     without = yield from counts.raw(renderings([{"role": "user", "content": _WORDS.strip()}])[name])
     more = 0 if without is None else alone - without
     if not 0 < more <= OPENING_TOKENS:
-        return replace(found, opens=False)
+        return found._replace(opens=False)
     chat = yield from counts.chat(_SAMPLE[1:])
     raw = yield from counts.raw(renderings(_SAMPLE[1:])[name])
-    return replace(found, opens=chat is not None and raw is not None and chat - raw == more)
+    return found._replace(opens=chat is not None and raw is not None and chat - raw == more)
 
 
 def _system(alone: int, short: int, longer: int, kept: bool) -> Seen:

@@ -142,7 +142,7 @@ def test_ask_takes_a_loaded_model_as_it_is(with_phi: World) -> None:
 def test_ask_takes_what_there_is_where_nothing_was_asked_for(with_phi: World) -> None:
     """A context that LM Studio cuts is no error of somebody who named none: it is said, and asked."""
     with_phi.set(cut_context=4096)
-    for said in ("4,096 of 32,768", ""):
+    for said in ("4,096 tokens, of 32,768", ""):
         ran = run(with_phi, "ask", "Is 391 a prime number?")
         assert (ran.code, ran.out) == (0, "Yes.\n")
         assert said in ran.err

@@ -15,6 +15,7 @@ import pytest
 import phi4_http
 from phi4_http import InvalidRequest
 from phi4_http.client import aio, blocking, manager
+from phi4_http.client.batched import AsyncBatch, Batch
 from phi4_http.client.stream import AsyncReplyStream, ReplyStream
 
 TWINS: dict[str, tuple[type, type]] = {
@@ -23,6 +24,7 @@ TWINS: dict[str, tuple[type, type]] = {
     "Chat": (blocking.Chat, aio.AsyncChat),
     "ModelManager": (manager.ModelManager, manager.AsyncModelManager),
     "ReplyStream": (ReplyStream, AsyncReplyStream),
+    "Batch": (Batch, AsyncBatch),
 }
 each_twin = pytest.mark.parametrize(("one", "other"), TWINS.values(), ids=TWINS)
 AWAITED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "close": "aclose"}
@@ -30,6 +32,7 @@ AWAITED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__ai
 KINDS: dict[Any, Any] = {
     blocking.Chat: aio.AsyncChat,
     ReplyStream: AsyncReplyStream,
+    Batch: AsyncBatch,
     blocking.LMStudio: aio.AsyncLMStudio,
 }
 

@@ -72,19 +72,17 @@ class Script:
             raise answer
         if name == "ps" and isinstance(answer, list):
             loaded = [
-                {"id": one["identifier"], "state": "loaded", "loaded_context_length": one.get("contextLength")}
+                {
+                    "id": one["identifier"],
+                    "state": "loaded",
+                    "loaded_context_length": one.get("contextLength"),
+                    "max_context_length": one["maxContextLength"],
+                }
                 for one in answer
                 if not one.get("deviceIdentifier")
             ]
-            self._v0 = {
-                "data": [
-                    *(
-                        {"id": one["modelKey"], "state": "not-loaded", "max_context_length": one["maxContextLength"]}
-                        for one in LS
-                    ),
-                    *loaded,
-                ]
-            }
+            models = [{"id": one["modelKey"], "max_context_length": one["maxContextLength"]} for one in LS]
+            self._v0 = {"data": [*({**model, "state": "not-loaded"} for model in models), *loaded]}
         if isinstance(step, Lms):
             return answer if isinstance(answer, Completed) else Completed(step.arguments, 0, json.dumps(answer), "")
         return Answer(HERE.url + step.path, 200, {}, json.dumps(answer).encode())

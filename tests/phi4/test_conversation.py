@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reading import read
 from strategies import glued
 from support import GOOD, Face, Recording
 
-from phi4_http import SYSTEM_PROMPT
+from phi4_http import SYSTEM_PROMPT, Outcome, Reply
 from phi4_http.errors import InvalidRequest
-from phi4_http.phi4.conversation import build_messages, system_message
+from phi4_http.phi4.conversation import Conversation, build_messages, system_message
 
 TEXTS = st.text(max_size=20) | st.sampled_from(
     [SYSTEM_PROMPT, f"{SYSTEM_PROMPT}\n\nBe brief.", "Be brief.", " Be brief.\n"]
@@ -210,3 +211,14 @@ def test_a_chat_without_phi_sends_the_messages_as_they_are(face: Face) -> None:
     with face.studio(server) as client:
         face.read(client.stream_chat_completion("phi", messages))
     assert server.body["messages"] == messages == before
+
+
+@given(solution=st.lists(st.sampled_from(["<think>", "</think>", "a", "\n", "`", "<", "x "]), max_size=12).map("".join))
+@example(solution="Wrap it as `<think>x</think>` and go on.")
+@example(solution="Then </think> closes it.")
+def test_a_kept_solution_is_sent_verbatim_also_after_the_history_was_saved_and_read(solution: str) -> None:
+    """What is recorded goes out as it is, from the conversation itself and from its history as JSON."""
+    kept = Conversation()
+    kept.record([{"role": "user", "content": "x"}], Reply(Outcome.COMPLETE, None, False, solution, solution))
+    again = Conversation(json.loads(json.dumps(kept.history)))
+    assert kept.said == again.said == [{"role": "user", "content": "x"}, {"role": "assistant", "content": solution}]
