@@ -186,26 +186,30 @@ def progress(output: Output, what: str) -> Generator[Callable[[LoadEvent], None]
 
 def run_load(options: argparse.Namespace, output: Output) -> int:
     """Load one model. An interrupted load is cancelled, and what became of it is said."""
+    from ..lmstudio.lifecycle import Loaded
+
     config = config_of(options)
+    end: LoadEvent | None = None
     with connect(options) as client:
         try:
             with progress(output, f"loading {options.key}") as tell:
                 for event in client.loading(options.key, config, allow_shorter=options.allow_shorter):
                     tell(event)
+                    end = event
         except KeyboardInterrupt:
             output.note(what_became(client, config.identifier or options.key))
             raise
-    assert not hasattr(event, "share"), "the last event is the instance"
-    instance = event.instance
+    assert isinstance(end, Loaded), "the last event of a load"
+    instance = end.instance
     if output.as_json:
-        output.object({"type": "loaded", **_fields(instance), "found": event.found, "unread": event.unread})
+        output.object({"type": "loaded", **_fields(instance), "found": end.found, "unread": end.unread})
     else:
         output.line(instance.identifier)
         length = instance.context_length
         output.note(
-            f"{'was loaded already' if event.found else 'loaded'}"
+            f"{'was loaded already' if end.found else 'loaded'}"
             f"{', context unknown' if length is None else f' with a context of {length:,} tokens'}"
-            f"{'; LM Studio does not tell its ' + ' and '.join(event.unread) if event.unread else ''}"
+            f"{'; LM Studio does not tell its ' + ' and '.join(end.unread) if end.unread else ''}"
         )
     return 0
 

@@ -151,7 +151,7 @@ def lms_instances(server: Server) -> Flow[tuple[Instance, ...]]:
         if done.exit_code == 0 or not is_vanished(message_of(done)):
             break
         yield Sleep(_VANISHED_PAUSE)
-    # pyright: it is asked at least once
+    # It is asked at least once:
     return (yield from _parsed(server, done, parse_lms_ps))  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
