@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from examples import FEW
+from examples import LONG, PROFILE
 from faults import DONE, FAULTS, FIN, FINISHED, GARBAGE, RST, TEXT, Fault, stream
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,12 +165,12 @@ def test_the_command_tells_a_reply_that_ends_at_any_byte(
 STREAMS = [
     exchange.body
     for exchange in CHATS.values()
-    if exchange.response.status == 200 and exchange.body.lstrip().startswith((b"data:", b":")) and exchange.body
+    if exchange.response.status == 200 and exchange.body.lstrip().startswith((b"data:", b":"))
 ]
 PATIENT = Timeouts(first_byte=20.0, idle=20.0)
 
 
-@FEW
+@LONG
 @given(st.sampled_from(STREAMS), st.sampled_from([FIN, RST]), st.sampled_from(sorted(FACES)), st.data())
 def test_a_longer_reply_that_ends_at_any_byte_keeps_the_start_of_its_text(
     server: FaultServer, body: bytes, end: str, face: str, data: st.DataObject
@@ -187,10 +187,27 @@ def test_a_longer_reply_that_ends_at_any_byte_keeps_the_start_of_its_text(
     reply = heard.reply
     AddedUp(heard.events)
     assert heard.error is None or str(heard.error)
-    assert whole.raw.startswith(reply.raw.rstrip("\ufffd")), offset
-    ends = {whole.outcome, Outcome.CUT, Outcome.UNREACHABLE}
-    # With nothing but comments or an empty start, a clean end is no different from a silent server's.
-    assert reply.outcome in ends, offset
+    assert whole.raw.startswith(reply.raw), offset
+    assert reply.outcome in {whole.outcome, Outcome.CUT, Outcome.UNREACHABLE}, offset
+
+
+@pytest.mark.hypothesis
+@pytest.mark.skipif(PROFILE != "fuzz", reason="takes minutes: `nox -s fuzz`")
+@pytest.mark.parametrize("end", [FIN, RST])
+@pytest.mark.parametrize("name", ["cpp-ping-progress-stream", "cpp-think-cut-incontent-stream"])
+def test_a_recorded_reply_keeps_no_less_the_later_it_ends(face: Face, server: FaultServer, name: str, end: str) -> None:
+    """At every byte of two of llama.cpp's streams: cut, then as the whole, never to and fro. A reset may take text."""
+    sent = stream(CHATS[name].body)
+    whole = hear(face, server.at(sent, FIN), PATIENT).reply
+    kept, ended = "", False
+    for offset in range(len(sent) + 1):
+        reply = hear(face, server.at(sent[:offset], end), PATIENT).reply
+        assert whole.raw.startswith(reply.raw), offset
+        assert reply.outcome in {whole.outcome, Outcome.CUT, Outcome.UNREACHABLE}, offset
+        if end == FIN:
+            assert reply.raw.startswith(kept), offset
+            assert not ended or reply.outcome is whole.outcome, offset
+            kept, ended = reply.raw, reply.outcome is whole.outcome
 
 
 @st.composite
@@ -227,7 +244,7 @@ def test_any_bytes_come_to_a_documented_end_whatever_the_cuts(body: bytes, data:
     check_any(Face(), body, data, broken)
 
 
-@FEW
+@LONG
 @given(mutated(STREAMS, places=8), st.sampled_from(sorted(FACES)), st.data(), st.booleans())
 def test_so_do_real_streams_with_bytes_changed(body: bytes, face: str, data: st.DataObject, broken: bool) -> None:
     """On both faces."""
