@@ -17,9 +17,14 @@ from .lazy import found_late, homes
 if TYPE_CHECKING:
     from .api import Api as Api
     from .arrived import Arrived as Arrived
+    from .batch.answered import BatchAnswer as BatchAnswer
+    from .batch.answered import BatchProgress as BatchProgress
+    from .batch.lines import BatchQuestion as BatchQuestion
     from .client.aio import AsyncChat as AsyncChat
     from .client.aio import AsyncLMStudio as AsyncLMStudio
     from .client.aio import AsyncPhi4 as AsyncPhi4
+    from .client.batched import AsyncBatch as AsyncBatch
+    from .client.batched import Batch as Batch
     from .client.blocking import Chat as Chat
     from .client.blocking import LMStudio as LMStudio
     from .client.blocking import Phi4 as Phi4
@@ -112,8 +117,11 @@ if TYPE_CHECKING:
 _HOME = homes(
     {
         "api": "Api",
+        "batch.answered": "BatchAnswer BatchProgress",
+        "batch.lines": "BatchQuestion",
         "client.aio": "AsyncChat AsyncLMStudio AsyncPhi4",
         "client.blocking": "Chat LMStudio Phi4",
+        "client.batched": "AsyncBatch Batch",
         "client.manager": "AsyncLease AsyncModelManager Lease ModelManager",
         "client.stream": "AsyncReplyStream ReplyStream",
         "arrived": "Arrived",

@@ -35,3 +35,5 @@ FEW = settings(_CHOSEN, max_examples=_COUNTS[0])
 """For a small state space, or examples that cost much."""
 MANY = settings(_CHOSEN, max_examples=_COUNTS[2])
 """For a large state space, where an example costs next to nothing."""
+LONG = settings(_CHOSEN, max_examples=_COUNTS[2] // 2 if PROFILE == "fuzz" else 25)
+"""For a large state space whose examples cost much: some in every run, very many in `nox -s fuzz`."""

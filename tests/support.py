@@ -486,14 +486,19 @@ SOURCE = str(Path(phi4_http.__file__).resolve().parent.parent)
 """Where the package under test is, so that a child process takes the same one."""
 
 
-NOTHING_KEPT = {name: os.path.join(os.devnull, "none") for name in ("XDG_CACHE_HOME", "LOCALAPPDATA")}
-"""Cache folders that can't be written."""
+_USERS = ("XDG_CACHE_HOME", "LOCALAPPDATA", "XDG_CONFIG_HOME", "APPDATA")
+NOTHING_KEPT = {name: os.path.join(os.devnull, "none") for name in _USERS}
+"""Folders for findings and settings that are empty, and can't be written."""
 
 
 def child_environment(**variables: str | None) -> dict[str, str]:
     """An environment with no proxy, no token and no terminal settings but those given; None takes one out."""
     dropped = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "lm_api_token", "lmstudio_api_token", "no_color")
-    kept = {name: value for name, value in os.environ.items() if name.lower() not in dropped}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in dropped and not name.startswith("PHI4_HTTP_")
+    }
     kept |= NOTHING_KEPT
     kept |= {"PYTHONPATH": SOURCE, "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"}
     for name, value in variables.items():

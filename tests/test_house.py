@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "arrived lazy stated",
         "errors",
-        "flow events limits loopback running",
+        "flow events limits loopback running saved",
         "wire",
         "reply",
         "server",

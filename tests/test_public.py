@@ -30,18 +30,19 @@ MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob(
 
 # fmt: off
 PUBLIC = [
-    "AnsweringModel", "Api", "Arrived", "AskParameters", "AsyncChat", "AsyncLMStudio", "AsyncLease",
-    "AsyncModelManager", "AsyncPhi4", "AsyncReplyStream", "AuthError", "CannotContinue", "Chat", "ChatChoice",
-    "ChatCompletion", "ChatMessage", "Completion", "ContextOverflow", "ContextTooShort", "Count", "Counted",
-    "Counter", "DoesNotFit", "Download", "Embeddings", "EmptyReply", "Estimate", "Event", "Finding", "Finished",
-    "Forced", "Held", "Instance", "InvalidRequest", "JsonReply", "LMStudio", "Lease", "LmsError", "LmsFailed",
-    "LmsNotFound", "LmsTimeout", "LoadConfig", "LoadFailed", "Machine", "Manager", "ModelBusy", "ModelInfo",
-    "ModelLoading", "ModelManager", "ModelNotFound", "NoJson", "NotLMStudio", "Outcome", "Parameters", "Phi4",
-    "Phi4Error", "Probe", "Reply", "ReplyDecoder", "ReplyStream", "Rescue", "Revised", "Runtime",
-    "SYSTEM_PROMPT", "ServerError", "ServerStats", "ServerStatus", "ServerUnreachable", "SilentOverflow",
-    "Solution", "SolutionTruncated", "Stats", "StreamCut", "Tape", "TapeError", "TapeMismatch", "TextChoice",
-    "TextEvent", "ThinkSplitter", "Thinking", "Thought", "ThoughtUnclosed", "Timeouts", "ToolCall",
-    "ToolResults", "UnsupportedSetting", "Usage", "Validator", "Waiting", "Way",
+    "AnsweringModel", "Api", "Arrived", "AskParameters", "AsyncBatch", "AsyncChat", "AsyncLMStudio",
+    "AsyncLease", "AsyncModelManager", "AsyncPhi4", "AsyncReplyStream", "AuthError", "Batch", "BatchAnswer",
+    "BatchProgress", "BatchQuestion", "CannotContinue", "Chat", "ChatChoice", "ChatCompletion", "ChatMessage",
+    "Completion", "ContextOverflow", "ContextTooShort", "Count", "Counted", "Counter", "DoesNotFit", "Download",
+    "Embeddings", "EmptyReply", "Estimate", "Event", "Finding", "Finished", "Forced", "Held", "Instance",
+    "InvalidRequest", "JsonReply", "LMStudio", "Lease", "LmsError", "LmsFailed", "LmsNotFound", "LmsTimeout",
+    "LoadConfig", "LoadEvent", "LoadFailed", "Loaded", "Loading", "Machine", "Manager", "ModelBusy",
+    "ModelInfo", "ModelLoading", "ModelManager", "ModelNotFound", "NoJson", "NotLMStudio", "Outcome",
+    "Parameters", "Phi4", "Phi4Error", "Probe", "Reply", "ReplyDecoder", "ReplyStream", "Rescue", "Revised",
+    "Runtime", "SYSTEM_PROMPT", "ServerError", "ServerStats", "ServerStatus", "ServerUnreachable",
+    "SilentOverflow", "Solution", "SolutionTruncated", "Stats", "StreamCut", "Tape", "TapeError",
+    "TapeMismatch", "TextChoice", "TextEvent", "ThinkSplitter", "Thinking", "Thought", "ThoughtUnclosed",
+    "Timeouts", "ToolCall", "ToolResults", "UnsupportedSetting", "Usage", "Validator", "Waiting", "Way",
 ]
 # fmt: on
 each_name = pytest.mark.parametrize("name", PUBLIC)

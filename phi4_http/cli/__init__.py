@@ -16,21 +16,25 @@ from importlib import import_module
 
 from .. import __version__
 from ..errors import Phi4Error
+from ..settings import fill, near
 from .exits import CODES, INTERRUPTED, exit_code
-from .output import Output, prepare_streams
+from .output import Output, Unwritable, prepare_streams
+from .parser import Parser
 
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in CODES.items())
 
 
 GROUPS = {
     "ask": "asking",
+    "batch": "batch",
     "chat": "chat",
     "count": "count",
     "demo": "demo",
     **dict.fromkeys(("doctor", "download"), "doctor"),
-    "models": "models",
+    **dict.fromkeys(("models", "ls"), "models"),
     **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
     "split": "split",
+    "config": "config",
     **dict.fromkeys(("serve", "record", "tape"), "tapes"),
 }
 """Every command with the module of its group, in the order of the help."""
@@ -38,13 +42,13 @@ GROUPS = {
 
 def build_parser(commands: Iterable[str] = GROUPS) -> argparse.ArgumentParser:
     """The command line, with the groups of these commands: all, where none is named."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="phi4_http",
         description="Ask Phi-4-reasoning-plus in LM Studio, over plain HTTP: its thought apart from its solution.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"phi4_http {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"phi4_http {__version__}")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for group in dict.fromkeys(GROUPS[command] for command in commands):
         import_module(f".{group}", __package__).register(actions)
@@ -54,17 +58,31 @@ def build_parser(commands: Iterable[str] = GROUPS) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the arguments and run the command; return its exit code."""
     prepare_streams()
-    return run_command(parse(sys.argv[1:] if arguments is None else arguments))
+    try:
+        return run_command(parse(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as end:  # help was printed, or what is wrong with the arguments
+        return Output().ended(int(end.code or 0))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return Output().reader_gone()
+    except Unwritable as error:
+        return Output().unwritable(error)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments as options. What follows `--` after `record` is a command of its own, for `record` to run."""
-    head, tail = list(arguments), []
-    if head[:1] == ["record"] and "--" in head:
+    head, tail = list(arguments) or ["--help"], []
+    if head[0] == "help":
+        head = [*head[1:2], "--help"]
+    if head[0] == "record" and "--" in head:
         at = head.index("--")
         head, tail = head[:at], head[at + 1 :]
+    if not head[0].startswith("-") and head[0] not in GROUPS:
+        build_parser(()).error(f"there is no command {head[0]!r}{near(head[0], [*GROUPS, 'help'])}")
     known = [command for command in head[:1] if command in GROUPS]
-    options = build_parser(known or GROUPS).parse_args(head)
+    parser = build_parser(known or GROUPS)
+    options = parser.parse_args(head)
     if tail:
         options.command = tail
     return options
@@ -72,15 +90,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run a command whose arguments are read; return its exit code."""
-    output = Output(as_json=getattr(options, "json", False))
+    output = Output(as_json=getattr(options, "json", False), quiet=getattr(options, "quiet", False))
     try:
-        code: int = options.run(options, output)
-        output.flush()
+        with output.told():
+            if getattr(options, "fills", True):
+                fill(options)
+            return output.ended(options.run(options, output))
     except Phi4Error as error:
-        output.error(error)
+        try:
+            output.error(error)
+        except (Unwritable, BrokenPipeError):
+            output.lose(output.out)
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return output.reader_gone()
-    return code
+    except Unwritable as error:
+        return output.unwritable(error)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import os
+import stat
 import sys
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest, Phi4Error, SolutionTruncated, ThoughtUnclosed
 from ..events import Outcome, Reply, Waiting
-from ..reply.rescue import Rescue
+from ..saved import locked
+from ..settings import SETTINGS, add_options
 from . import history
 from .exits import INTERRUPTED, outcome_code
 from .loading import add_config, ready_phi
@@ -21,27 +26,6 @@ from .server import add_server, connect
 
 if TYPE_CHECKING:
     from ..client.stream import ReplyStream
-
-# Flag, type, what it is: the parameters of a generation that a person sets by hand.
-_SAMPLING: tuple[tuple[str, type, str], ...] = (
-    ("temperature", float, "0 is greedy, which makes this model loop (default: 0.8)"),
-    ("top-p", float, "0 to 1 (default: 0.95)"),
-    ("top-k", int, "tokens to choose from (default: 50)"),
-    ("min-p", float, "0 to 1"),
-    ("repeat-penalty", float, "above 1 against repetition"),
-    ("presence-penalty", float, "against words that were there"),
-    ("frequency-penalty", float, "against words that were there often"),
-    ("seed", int, "for the same reply again"),
-    ("max-tokens", int, "longest reply, in tokens, thought included; -1: no limit"),
-    ("ttl", int, "idle seconds until LM Studio unloads the model, if it is loaded now"),
-)
-
-# Flag, what it is: what is done about a thought that does not end. Which values it takes, `Rescue` says.
-_RESCUE: tuple[tuple[str, str], ...] = (
-    ("thinking-budget", "end it after N tokens: the model answers then"),
-    ("on-unclosed", "answer: go on where the model stopped inside its thought"),
-    ("on-loop", "answer: end a thought that says the same over and over"),
-)
 
 
 def register(commands: Any) -> None:
@@ -60,20 +44,28 @@ def register(commands: Any) -> None:
         help="a JSON file of messages: read first, appended after; one that ends in a question or in results of tools "
         "is gone on with where no prompt is given",
     )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the solution there, once it is whole")
     add_request(parser)
     parser.set_defaults(run=run)
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what is asked."""
-    parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
-    parser.add_argument("-f", "--file", type=Path, help="a file that holds the prompt")
+    parser.add_argument("prompt", nargs="?", help="the prompt; what is piped in goes after it; - is stdin alone")
+    parser.add_argument(
+        "-f",
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file that goes after the prompt, or is it; may be given several times; - is stdin",
+    )
+    parser.add_argument("--no-stdin", action="store_true", help="leave stdin alone, as in a `while read` loop")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which model, and what it is told beforehand."""
-    parser.add_argument("-m", "--model", help="the model's name at the server (default: its Phi-4-reasoning-plus)")
-    parser.add_argument("-i", "--instructions", help="added to the model's own system prompt")
+    add_options(parser, "model")
 
 
 def add_request(parser: argparse.ArgumentParser) -> None:
@@ -81,49 +73,41 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_server(parser)
     add_showing(parser)
-    add_config(parser, ttl=False)
-    template = parser.add_argument_group("the server's template")
-    template.add_argument(
-        "--system",
-        choices=("auto", "send", "omit"),
-        default="auto",
-        help="whether the system prompt is sent; auto: as the template wants it (default: auto)",
-    )
-    template.add_argument(
-        "--opener",
-        choices=("auto", "assumed"),
-        default="auto",
-        help="assumed: replies begin inside the thought (default: auto)",
-    )
+    add_config(parser)
+    add_options(parser.add_argument_group("the server's template"), "template")
     sampling = parser.add_argument_group("sampling")
-    for name, kind, text in _SAMPLING:
-        sampling.add_argument(f"--{name}", type=kind, help=text)
+    add_options(sampling, "sampling")
     sampling.add_argument("--stop", action="append", help="text that ends the reply; may be given several times")
     sampling.add_argument(
         "--param", action="append", default=[], metavar="NAME=JSON", help="any further field of the request"
     )
-    thought = parser.add_argument_group("a thought that does not end")
-    kinds = get_type_hints(Rescue)
-    for name, text in _RESCUE:
-        choices = get_args(kinds[_field(name)])
-        if all(isinstance(choice, str) for choice in choices):
-            thought.add_argument(f"--{name}", choices=choices, help=text)
-        else:
-            thought.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    add_options(parser.add_argument_group("a thought that does not end"), "thought")
 
 
 def add_showing(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what is shown of a reply."""
-    parser.add_argument(
-        "--thinking", action=argparse.BooleanOptionalAction, default=True, help="show the thought (default: yes)"
-    )
-    parser.add_argument("--stats", action="store_true", help="say how long it took, and how many tokens")
+    add_options(parser, "showing")
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    """Ask, and print the reply."""
+    """Ask, and print the reply, or write it to a file. What is not whole goes to stdout all the same."""
+    if options.output is None:
+        return _run(options, output)
+    history.check_writable(options.output)
+    held, code = io.StringIO(), INTERRUPTED
+    try:
+        code = _run(options, Output(as_json=output.as_json, quiet=output.quiet, out=held))
+    finally:
+        if code == INTERRUPTED:
+            output.text(held.getvalue())
+    if code != INTERRUPTED:
+        history.write(options.output, held.getvalue())
+    return code
+
+
+def _run(options: argparse.Namespace, output: Output) -> int:
     with history_of(options, output) as before:
-        prompt = read_prompt(options, needed=not before or before[-1].get("role") not in ("tool", "user"))
+        prompt = read_prompt(options, output, needed=not before or before[-1].get("role") not in ("tool", "user"))
         return _ask(prompt, before, options, output)
 
 
@@ -148,39 +132,69 @@ def history_of(options: argparse.Namespace, output: Output) -> Generator[list[di
         yield []
         return
     history.check_writable(options.history)
-    with history.locked(options.history, lambda: output.note(f"phi4_http: waiting: {options.history} is in use")):
+    with locked(options.history, lambda: output.note(f"phi4_http: waiting: {options.history} is in use")):
         yield history.load(options.history, missing_is_empty=True)
 
 
-def read_prompt(options: argparse.Namespace, *, needed: bool = True) -> str | None:
-    """The prompt, from where the arguments say. Raises InvalidRequest where there is none and one is `needed`."""
-    if options.file is not None:
-        if options.prompt is not None:
-            raise InvalidRequest("a prompt and a file were given: give one of them")
-        try:
-            return str(options.file.read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequest(f"{options.file} can't be read: {error}") from None
-    if options.prompt == "-" or (options.prompt is None and not sys.stdin.isatty()):
-        try:
-            return sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"stdin is not UTF-8: {error}") from None
-    if options.prompt is None and not needed:
-        return None
-    if options.prompt is None:
+def read_prompt(options: argparse.Namespace, output: Output, *, needed: bool = True) -> str | None:
+    """The prompt, then the files, then what is piped in. Raises InvalidRequest where a `needed` one is missing."""
+    names = [str(name) for name in options.file]
+    stdin = names.count("-") + (options.prompt == "-")
+    if stdin > 1 or (stdin and options.no_stdin):
+        raise InvalidRequest("stdin can be read once" if stdin > 1 else "stdin is asked for, and --no-stdin forbids it")
+    given = [options.prompt] if options.prompt not in (None, "-") else []
+    for name in names:
+        text = _stdin(output) if name == "-" else read_file(name)
+        given.append(f"{name}:\n\n{text}" if len(names) > 1 else text)
+    if options.prompt == "-" or (not stdin and not options.no_stdin and _piped(alone=not given)):
+        text = _stdin(output)
+        given += [text] if text.strip() or (not given and needed) else []
+    if not given and needed:
         raise InvalidRequest("no prompt was given: as an argument, with --file, or - for stdin")
-    return str(options.prompt)
+    return "\n\n".join(given) if given else None
+
+
+def _piped(*, alone: bool) -> bool:
+    """Whether stdin is to be read unasked: beside other text, only a pipe or a file is."""
+    if alone:
+        return not sys.stdin.isatty()
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _stdin(output: Output) -> str:
+    """All of stdin; where that takes more than a second, it is said."""
+    late = threading.Timer(1.0, output.note, ["phi4_http: reading stdin (--no-stdin leaves it alone)"])
+    late.daemon = True
+    late.start()
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"stdin is not UTF-8: {error}") from None
+    finally:
+        late.cancel()
+
+
+def read_file(name: str) -> str:
+    """The text of a file. Raises InvalidRequest."""
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def ask_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters of a question: of the generation, and of what is done about its thought."""
-    return {**parameters(options), **{_field(name): getattr(options, _field(name)) for name, _ in _RESCUE}}
+    return {**parameters(options), **_of("thought", options)}
 
 
 def parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The parameters of the generation."""
-    given = {_field(name): getattr(options, _field(name)) for name, _, _ in _SAMPLING}
+    given = {**_of("sampling", options), "ttl": options.ttl}
+    del given["reserve"]  # which is no parameter of a request
     extra: dict[str, Any] = {}
     for field in options.param:
         name, _, text = field.partition("=")
@@ -193,9 +207,9 @@ def parameters(options: argparse.Namespace) -> dict[str, Any]:
     return {**given, "stop": options.stop, "extra": extra}
 
 
-def _field(flag: str) -> str:
-    """The parameter that a flag sets."""
-    return flag.replace("-", "_")
+def _of(group: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a group, as keyword arguments."""
+    return {each.field: getattr(options, each.field) for each in SETTINGS if each.group == group}
 
 
 def print_reply(stream: ReplyStream, output: Output, options: argparse.Namespace) -> int:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..client.kept import user_folder
 from ..errors import InvalidRequest, Phi4Error
 from ..events import Reply
+from ..settings import near
 from . import history
-from .asking import add_request, ask_parameters, history_of, print_reply, stats_line
-from .exits import INTERRUPTED
+from .asking import add_request, ask_parameters, history_of, print_reply, read_file, stats_line
+from .exits import INTERRUPTED, exit_code
 from .loading import ready_phi
 from .output import Output
 from .server import connect
@@ -28,7 +30,9 @@ _HELP = """\
 /load FILE        go on with a saved one
 /thinking on|off  show the thought, or not
 /stats            figures of the last reply
-/quit             leave; so does Ctrl-D
+/file FILE        its text goes with the next question
+/retry            ask the last question again
+/exit             leave; so do /quit and Ctrl-D
 A line that ends with \\ goes on in the next one; \"\"\" begins and ends several lines.
 Ctrl-C stops a reply; that turn is forgotten."""
 
@@ -52,12 +56,38 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Talk, until the person leaves."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]  # gives `input` line editing and a history
-
     with history_of(options, output) as before, connect(options) as client:
         phi = ready_phi(client, options, output)
-        return _Session(phi, phi.chat(before), output, options).talk()
+        session = _Session(phi, phi.chat(before), output, options)
+        with _line_editing(session.commands):
+            return session.talk()
+
+
+@contextlib.contextmanager
+def _line_editing(commands: Sequence[str]) -> Generator[None, None, None]:
+    """On a terminal: lines that can be edited and called back, from earlier chats too, and commands that complete."""
+    folder = user_folder()
+    if folder is None or not sys.stdin.isatty():
+        yield
+        return
+    try:
+        import readline
+    except ImportError:  # Windows edits lines by itself
+        yield
+        return
+    kept = folder / "chat-lines"
+    readline.set_completer_delims("")
+    readline.set_completer(lambda text, at: next(iter([each for each in commands if each.startswith(text)][at:]), None))
+    readline.parse_and_bind("tab: complete")
+    readline.set_history_length(1000)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(kept)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            readline.write_history_file(kept)
 
 
 class _Session:
@@ -69,15 +99,25 @@ class _Session:
         self._output = output
         self._options = options
         self._reply: Reply | None = None
+        self._last = ""
+        self._held: list[str] = []
+        self._worst = 0
         self._commands: dict[str, Callable[[str], None]] = {
             "/clear": lambda _: self._chat.clear(),
+            "/file": self._hold,
             "/help": lambda _: output.note(_HELP),
             "/history": lambda _: self._show_history(),
             "/load": self._load,
+            "/retry": lambda _: self._retry(),
             "/save": lambda name: history.save(_path(name, "/save"), self._chat.history),
             "/stats": lambda _: output.note(stats_line(self._reply) if self._reply else "no reply yet"),
             "/thinking": self._set_thinking,
         }
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What a line may begin with that is no question."""
+        return (*sorted(self._commands), "/exit", "/quit")
 
     def talk(self) -> int:
         """Read and answer, line by line."""
@@ -86,18 +126,23 @@ class _Session:
         while True:
             try:
                 said = self._read()
-                if said.strip() == "/quit":
-                    return 0
+                if said.strip() in ("/quit", "/exit"):
+                    return self._code
                 if said.strip():
                     self._answer(said)
             except EOFError:
                 if sys.stdin.isatty():
                     self._output.note("")
-                return 0
+                return self._code
             except UnicodeDecodeError as error:
                 raise InvalidRequest(f"stdin is not text in {error.encoding}: {error.reason}") from None
             except KeyboardInterrupt:
                 self._output.note("\n(Ctrl-D or /quit leaves)")
+
+    @property
+    def _code(self) -> int:
+        """A script wants to know of the worst turn; a person has seen it."""
+        return 0 if sys.stdin.isatty() else self._worst
 
     def _read(self) -> str:
         """What the person says, over several lines where they want it so. The end of the input ends them, too."""
@@ -129,15 +174,42 @@ class _Session:
             if name in self._commands:
                 self._commands[name](rest.strip())
             elif name.startswith("/") and name[1:].isalpha():
-                self._output.note(f"there is no command {name}; /help lists them")
+                self._output.note(f"there is no command {name}{near(name, self.commands)}; /help lists them")
             else:
                 self._ask(said)
         except Phi4Error as error:
             self._output.error(error)
+            if name == "/retry" or name not in self._commands:
+                self._worst = max(self._worst, exit_code(error))
 
     def _ask(self, said: str) -> None:
+        self._last, self._held = "\n\n".join([said, *self._held]), []
+        self._send(self._last)
+
+    def _retry(self) -> None:
+        """The last question again, in place of what it was answered."""
+        before = list(self._chat.history)
+        asked = [at for at, message in enumerate(before) if message["role"] == "user"]
+        if not self._last and not asked:
+            raise InvalidRequest("/retry: nothing has been asked yet")
+        self._last = self._last or before[asked[-1]]["content"]
+        if asked and before[asked[-1]]["content"] == self._last:
+            self._chat = self._phi.chat(before[: asked[-1]])
+        try:
+            self._send(self._last)
+        finally:
+            if not self._chat.history[len(before[: asked[-1]]) if asked else 0 :]:
+                self._chat = self._phi.chat(before)  # there is no other answer: the old one stands
+
+    def _hold(self, name: str) -> None:
+        self._held.append(f"{name}:\n\n{read_file(str(_path(name, '/file')))}")
+        self._output.note(f"{name} goes with the next question")
+
+    def _send(self, said: str) -> None:
         stream = self._chat.stream(said, waiting=self._output.waits, **ask_parameters(self._options))
-        if print_reply(stream, self._output, self._options) != INTERRUPTED:
+        code = print_reply(stream, self._output, self._options)
+        if code != INTERRUPTED:
+            self._worst = max(self._worst, code)
             self._reply = stream.result
             if self._options.history:
                 history.save(self._options.history, self._chat.history)

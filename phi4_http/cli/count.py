@@ -29,8 +29,8 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Count, and say what it took."""
-    alone = options.history is not None and options.prompt is None and options.file is None
-    prompt = None if alone else read_prompt(options)
+    alone = options.history is not None and options.prompt is None and not options.file
+    prompt = None if alone else read_prompt(options, output)
     before = history.load(options.history) if options.history else []
     from ..client.blocking import Phi4
 

@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest
+from ..limits import Timeouts
+from ..settings import near
 from .asking import add_showing, print_reply
 from .models import context
 from .output import Output
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 _CHAT = "/v1/chat/completions"
 _DEFAULT = "well-formed"
+_PATIENCE = Timeouts(idle=10)  # seconds: one of the replies stops in the middle, and never ends
 # The exchanges of each tape that say what models its server has.
 _LISTS = {"phi4": ("v0-models", "v0-model"), "llama_cpp": ("cpp-models",)}
 
@@ -34,7 +37,7 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one event a line, on stdout")
     add_showing(parser)
-    parser.set_defaults(run=run, stats=True)
+    parser.set_defaults(run=run, stats=True)  # whatever the settings say
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
@@ -52,7 +55,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     playback = Playback(speed=options.speed or None)
     with (
         ReplayServer([*lists, exchange], playback=playback, match=Match(body=False, loop=True)) as server,
-        LMStudio(server.url, token="") as client,
+        LMStudio(server.url, token="", timeouts=_PATIENCE) as client,
     ):
         return _ask(client, exchange, output, options)
 
@@ -84,11 +87,15 @@ def _find(name: str) -> tuple[Exchange, list[Exchange]]:
     from ..tape.format import load_exchange
     from ..tape.shipped import TAPES, shipped
 
+    names: list[str] = []
     for tape in TAPES:
         files = {file.stem: file for file in exchange_files(shipped(tape))}
+        names += files
         if name in files and (exchange := load_exchange(files[name])).request.path == _CHAT:
             return exchange, [load_exchange(files[listed]) for listed in _LISTS[tape]]
-    raise InvalidRequest(f"there is no reply named {name!r}: `demo --list` shows those there are")
+    raise InvalidRequest(
+        f"there is no reply named {name!r}{near(name, names) or ':'} `demo --list` shows those there are"
+    )
 
 
 def _list(output: Output) -> int:

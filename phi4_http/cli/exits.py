@@ -42,11 +42,12 @@ CODES = {
     12: "the reply is empty",
     13: "the lms command is missing, failed or timed out",
     14: "a request is not on the tape",
-    15: "`doctor` has found what is to be mended",
+    15: "`doctor` has found what is to be mended, or lines of a batch have failed",
     130: "interrupted",
     141: "whoever read the output has left",
 }
 INTERRUPTED = 130
+FAILED_LINES = 15
 
 # The first that fits counts: a subclass stands before its parent.
 _CODE_OF: tuple[tuple[type[Phi4Error], int], ...] = (

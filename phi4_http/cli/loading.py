@@ -21,8 +21,10 @@ from ..errors import (
     ServerError,
     UnsupportedSetting,
 )
+from ..settings import add_options
 from .output import UNKNOWN, Output, gibibytes, number
 from .server import add_server, connect
+from .text import columns, wide
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio, Phi4
@@ -68,13 +70,9 @@ def _add(commands: Any, name: str, run: Callable[..., int], short: str, long: st
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, *, ttl: bool = True) -> None:
+def add_config(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how a model is to be loaded."""
-    group = parser.add_argument_group("loading")
-    group.add_argument("--context-length", type=int, metavar="N", help="tokens of context")
-    group.add_argument("--gpu", metavar="SHARE", help="what goes to the GPU: max, off, auto, or a share from 0 to 1")
-    if ttl:
-        group.add_argument("--ttl", type=int, metavar="SECONDS", help="idle seconds after which it is unloaded")
+    add_options(parser.add_argument_group("loading"), "loading")
 
 
 def config_of(options: argparse.Namespace) -> LoadConfig:
@@ -171,16 +169,12 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output, k
             except ContextTooShort as error:
                 if asked is not None:
                     raise
-                output.note(
-                    f"{error.identifier} has {error.limit:,} of {error.needed:,} tokens of context: more can't be had"
-                )
+                output.note(f"{error.identifier} has a context of {error.limit:,} tokens, of {error.needed:,}")
                 return error.identifier
             except DoesNotFit as error:
                 if asked is not None:
                     raise
-                output.note(
-                    f"{name} is loaded with LM Studio's default context, since its whole one does not fit: {error}"
-                )
+                output.note(f"with its whole context, {error} Loading it with LM Studio's default one")
                 return manager.get(name, replace(config, context_length=None)).identifier
     except (LmsError, NotLMStudio, UnsupportedSetting) as error:
         if wanted:
@@ -205,6 +199,7 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
         context_length=stated,
         opener=options.opener,
         system=options.system,
+        reserve=options.reserve,
         cache=user_folder(),
     )
 
@@ -223,8 +218,11 @@ def progress(output: Output, what: str) -> Generator[Callable[[LoadEvent], None]
     def bar(seconds: float) -> str:
         if share is None:
             return f"{what} {seconds:.0f} s"
-        full = round(share * _BAR)
-        return f"{what} [{'█' * full}{'·' * (_BAR - full)}] {share:.0%} {seconds:.0f} s"
+        rest = columns(output.err) - wide(what) - len(f" [] 100% {seconds:.0f} s") - 1
+        room = max(min(_BAR, rest), 0)
+        full = round(share * room)
+        shown = f"[{'█' * full}{'·' * (room - full)}] " if room > 3 else ""
+        return f"{share:.0%} {what} {seconds:.0f} s" if not shown else f"{what} {shown}{share:.0%} {seconds:.0f} s"
 
     with output.status(bar):
         yield tell
@@ -232,26 +230,30 @@ def progress(output: Output, what: str) -> Generator[Callable[[LoadEvent], None]
 
 def run_load(options: argparse.Namespace, output: Output) -> int:
     """Load one model. An interrupted load is cancelled, and what became of it is said."""
+    from ..lmstudio.lifecycle import Loaded
+
     config = config_of(options)
+    end: LoadEvent | None = None
     with connect(options) as client:
         try:
             with progress(output, f"loading {options.key}") as tell:
                 for event in client.loading(options.key, config, allow_shorter=options.allow_shorter):
                     tell(event)
+                    end = event
         except KeyboardInterrupt:
             output.note(what_became(client, config.identifier or options.key))
             raise
-    assert not hasattr(event, "share"), "the last event is the instance"
-    instance = event.instance
+    assert isinstance(end, Loaded), "the last event of a load"
+    instance = end.instance
     if output.as_json:
-        output.object({"type": "loaded", **_fields(instance), "found": event.found, "unread": event.unread})
+        output.object({"type": "loaded", **_fields(instance), "found": end.found, "unread": end.unread})
     else:
         output.line(instance.identifier)
         length = instance.context_length
         output.note(
-            f"{'was loaded already' if event.found else 'loaded'}"
+            f"{'was loaded already' if end.found else 'loaded'}"
             f"{', context unknown' if length is None else f' with a context of {length:,} tokens'}"
-            f"{'; LM Studio does not tell its ' + ' and '.join(event.unread) if event.unread else ''}"
+            f"{'; LM Studio does not tell its ' + ' and '.join(end.unread) if end.unread else ''}"
         )
     return 0
 

@@ -19,6 +19,7 @@ def register(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "models",
+        aliases=["ls"],
         help="list the server's models",
         description="Lists the server's models: state, context (tokens loaded with / at most), build, size.",
     )
@@ -29,7 +30,7 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """List the models."""
-    with connect(options) as client:
+    with connect(options) as client, output.status(lambda seconds: f"asking {client.url} {seconds:.0f} s"):
         models = client.models()
         sizes = _sizes(client)
     models = tuple(replace(model, size_bytes=model.size_bytes or sizes.get(model.id)) for model in models)

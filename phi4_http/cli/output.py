@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
 from ..errors import Phi4Error
 from ..events import Event, Finished, Reply, Revised, Solution, Thinking, Thought, Waiting
+from .text import aligned, clipped, columns, in_words, seen
 
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
-# What a model writes must not steer the terminal: control characters are shown, but for line breaks and tabs.
-_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 UNKNOWN = "?"
 """What the server does not tell."""
+_UNWRITABLE = 1
 _READER_GONE = 141  # as a shell reports a program that a broken pipe ended
 
 
@@ -37,47 +38,117 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-class Output:
-    """Where a command writes to. On a terminal it may be dim and change a line; in a pipe it is plain."""
+class Unwritable(Exception):
+    """Stdout does not take what is written: a full disk, mostly. Its text says why."""
 
-    def __init__(self, *, as_json: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
+
+class _Log(logging.Handler):
+    """What the library logs, as a message."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One message."""
+        self._output.note(f"phi4_http: {record.getMessage()}")
+
+
+class Output:
+    """Where a command writes to. On a terminal it may be dim and change a line; in a pipe it is plain.
+
+    All text for a terminal passes `_seen`; what is written to stderr passes `_tell`, which knows of the status line. A
+    stderr that can't be written is no error: the answer goes on.
+    """
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, out: TextIO | None = None, err: TextIO | None = None
+    ) -> None:
         self.as_json = as_json
+        self.quiet = quiet
         self.out: TextIO = out or sys.stdout
         self.err: TextIO = err or sys.stderr
         self.live: bool = self.out.isatty()
-        self.err_live: bool = self.err.isatty() and os.environ.get("TERM") != "dumb"
+        self._err_seen = self.err.isatty()
+        self._lock = threading.RLock()
+        self._status: list[Callable[[float], str]] = []
+        self._on_line = False
+        self.err_live: bool = self._err_seen and os.environ.get("TERM") != "dumb"
         self._colour = self.err_live and not os.environ.get("NO_COLOR")
 
     @property
     def waits(self) -> bool:
         """Whether anybody sees what is waited for."""
-        return self.as_json or self.err_live
+        return self.as_json or (self.err_live and not self.quiet)
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal that the answer goes to; None elsewhere."""
+        return columns(self.out) if self.live else None
 
     def object(self, fields: dict[str, Any]) -> None:
-        """One JSON object, on a line of its own."""
-        utf8 = (self.out.encoding or "").lower().replace("-", "") == "utf8"
-        self.out.write(json.dumps(fields, ensure_ascii=not utf8, default=str) + "\n")
-        self.out.flush()
+        """One JSON object, on a line of its own; all of it ASCII, since line readers take more for line breaks."""
+        self._put(json.dumps(fields, default=str) + "\n")
+        self.flush()
 
     def line(self, text: str = "") -> None:
         """A line of the answer, to stdout."""
-        self.out.write(f"{text}\n")
+        self._put(f"{seen(text) if self.live else text}\n")
 
     def text(self, text: str) -> None:
         """More of the answer, to stdout, at once."""
-        self.out.write(text.translate(_VISIBLE) if self.live else text)
-        self.out.flush()
+        self._put(seen(text) if self.live else text)
+        self.flush()
 
     def note(self, text: str) -> None:
         """A message, to stderr."""
-        self.err.write(f"{text}\n")
-        self.err.flush()
+        if not self.quiet:
+            self._tell(f"{seen(text) if self._err_seen else text}\n")
 
     def dim(self, text: str) -> None:
         """More of what stands back, to stderr, at once."""
-        text = text.translate(_VISIBLE) if self.err_live else text
-        self.err.write(f"{_DIM}{text}{_PLAIN}" if self._colour else text)
-        self.err.flush()
+        if self.quiet:
+            return
+        text = seen(text) if self._err_seen else text
+        self._tell(f"{_DIM}{text}{_PLAIN}" if self._colour else text)
+
+    def written(self, text: str) -> None:
+        """Text of our own, to stdout, as it is."""
+        self._put(text)
+        self.flush()
+
+    def told_plainly(self, text: str) -> None:
+        """A message that nothing silences, to stderr."""
+        self._tell(seen(text) if self._err_seen else text)
+
+    def _put(self, text: str) -> None:
+        try:
+            self.out.write(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Unwritable(error.strerror or str(error)) from None
+
+    def _tell(self, text: str, *, status: bool = False) -> None:
+        with self._lock:
+            clear = _CLEAR_LINE if self._on_line or status else ""
+            self._on_line = status and bool(text)
+            try:
+                self.err.write(clear + text)
+                self.err.flush()
+            except OSError:
+                self.lose(self.err)
+                self.err, self.err_live = io.StringIO(), False
+
+    @contextlib.contextmanager
+    def told(self) -> Generator[None, None, None]:
+        """What the library logs meanwhile is told as messages are: no line of it is glued to the status line."""
+        handler, log = _Log(self), logging.getLogger("phi4_http")
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
 
     def error(self, error: Phi4Error) -> None:
         """An error, as the last object or as one line."""
@@ -93,50 +164,77 @@ class Output:
                 }
             )
         else:
-            self.note(f"phi4_http: {error}")
+            self.told_plainly(f"phi4_http: {in_words(error)}\n")
 
     def table(self, rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> None:
         """Rows as aligned columns, to stdout; the first row is the head."""
-        for line in aligned(rows, numbers):
+        for line in aligned(rows, numbers, self.width):
             self.line(line)
 
     def flush(self) -> None:
-        """Let a broken pipe show now."""
-        self.out.flush()
+        """Let a broken pipe or a full disk show now."""
+        try:
+            self.out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Unwritable(error.strerror or str(error)) from None
+
+    def ended(self, code: int) -> int:
+        """The exit code, once all is written."""
+        try:
+            self.flush()
+        except BrokenPipeError:
+            return self.reader_gone()
+        except Unwritable as error:
+            return self.unwritable(error)
+        return code
 
     def reader_gone(self) -> int:
-        """Whoever read stdout has left: nothing more can be said, and Python must not try at its exit."""
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+        """Whoever read stdout has left: nothing more can be said there."""
+        self.lose(self.out)
         return _READER_GONE
+
+    def unwritable(self, error: Unwritable) -> int:
+        """Stdout can't be written: say so."""
+        self.lose(self.out)
+        self._tell(f"phi4_http: stdout can't be written: {error}\n")
+        return _UNWRITABLE
+
+    @staticmethod
+    def lose(stream: TextIO) -> None:
+        """Let what is still to be written there vanish: Python must not try at its exit."""
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     @contextlib.contextmanager
     def status(self, text: Callable[[float], str]) -> Generator[Callable[[], None], None, None]:
         """A line on the terminal that says how long something takes; what is yielded makes it vanish.
 
-        `text` gets the seconds since the start. Elsewhere than on a terminal there is no such line.
+        `text` gets the seconds since the start; it is cut where the terminal is narrower. One inside another takes its
+        place. Elsewhere than on a terminal there is no such line.
         """
         over = threading.Event()
-        gone = threading.Lock()
         started = time.monotonic()
 
         def show() -> None:
             while not over.wait(0.1 if time.monotonic() - started < 1 else 0.5):
-                with gone:
-                    if not over.is_set():
-                        self.err.write(_CLEAR_LINE)
-                        self.dim(text(time.monotonic() - started))
+                with self._lock:
+                    if not over.is_set() and self._status[-1:] == [text] and self.err_live:
+                        line = clipped(seen(text(time.monotonic() - started)), columns(self.err) - 1)
+                        self._tell(f"{_DIM}{line}{_PLAIN}" if self._colour else line, status=True)
 
         def vanish() -> None:
-            with gone:
+            with self._lock:
                 if not over.is_set():
                     over.set()
-                    self.err.write(_CLEAR_LINE)
-                    self.err.flush()
+                    self._status.remove(text)
+                    self._tell("", status=True)
 
-        if not self.err_live or self.as_json:
+        if not self.err_live or self.as_json or self.quiet:
             yield lambda: None
             return
+        self._status.append(text)
         thread = threading.Thread(target=show, daemon=True)
         thread.start()
         try:
@@ -144,17 +242,6 @@ class Output:
         finally:
             vanish()
             thread.join()
-
-
-def aligned(rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> Iterator[str]:
-    """Rows as lines with aligned columns; those that the first row calls one of `numbers`, to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if name in numbers else cell.ljust(width)
-            for name, cell, width in zip(rows[0], row, widths, strict=True)
-        )
-        yield "  ".join(cells).rstrip()
 
 
 def number(value: int | None) -> str:

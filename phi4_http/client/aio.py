@@ -12,6 +12,7 @@ from .. import api
 from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Start, Step, arun
 from ..phi4 import asking
 from .base import Asking, Connected, Talking, check_block
+from .batched import AsyncBatch
 from .binding import Module, aiterated, awaited, making
 from .channel import AsyncChannel
 from .http import check_loop, request_options, translated
@@ -20,6 +21,7 @@ from .stream import AsyncReplyStream
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..batch import work
     from ..doctor import looks as doctors
     from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
@@ -29,6 +31,7 @@ else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
     lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
     doctors, unloading = Module("doctor.looks"), Module("lmstudio.unload")
+    work = Module("batch.work")
 
 T = TypeVar("T")
 
@@ -171,6 +174,7 @@ class AsyncPhi4(_Block, Asking[AsyncLMStudio]):
     stream: Final = making(asking.stream, AsyncReplyStream)
     ask: Final = awaited(asking.ask)
     ask_json: Final = awaited(asking.ask_json)
+    batch: Final = making(work.batch, AsyncBatch)
     chat: Final = making(asking.chat, AsyncChat)
     probe: Final = awaited(asking.probe)
     context_length: Final = awaited(asking.context_length)

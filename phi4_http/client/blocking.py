@@ -12,6 +12,7 @@ from .. import api
 from ..flow import Close, Enter, Flow, Http, Leave, Lms, Open, Read, ReadAll, Sleep, Start, Step, run
 from ..phi4 import asking
 from .base import Asking, Connected, Talking, check_block
+from .batched import Batch
 from .binding import Module, blocking, iterated, making
 from .channel import BlockingChannel
 from .http import request_options, translated
@@ -20,6 +21,7 @@ from .stream import ReplyStream
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..batch import work
     from ..doctor import looks as doctors
     from ..lmstudio import download as downloads
     from ..lmstudio import inventory, lifecycle
@@ -29,6 +31,7 @@ else:
     inventory, lifecycle = Module("lmstudio.inventory"), Module("lmstudio.lifecycle")
     lms_server, downloads = Module("lmstudio.lms.server"), Module("lmstudio.download")
     doctors, unloading = Module("doctor.looks"), Module("lmstudio.unload")
+    work = Module("batch.work")
 
 T = TypeVar("T")
 
@@ -203,6 +206,7 @@ class Phi4(_Block, Asking[LMStudio]):
     stream: Final = making(asking.stream, ReplyStream)
     ask: Final = blocking(asking.ask)
     ask_json: Final = blocking(asking.ask_json)
+    batch: Final = making(work.batch, Batch)
     chat: Final = making(asking.chat, Chat)
     probe: Final = blocking(asking.probe)
     context_length: Final = blocking(asking.context_length)

@@ -177,7 +177,7 @@ def _command(server: Server, models: tuple[ModelInfo, ...] | None) -> Looking:
     port = urllib.parse.urlsplit(server.url).port or 80
     try:
         done = yield Lms(("server", "status", "--json"), QUERY_SECONDS)
-        told = parse_json(done)
+        told = parse_json(done, dict)
         known = told.get("port") if isinstance(told, dict) else None
         running = isinstance(told, dict) and told.get("running") is True
         if not isinstance(told, dict) or not isinstance(told.get("running"), bool):

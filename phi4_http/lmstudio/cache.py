@@ -24,6 +24,7 @@ from ..errors import (
     InvalidRequest,
     LmsError,
     LmsNotFound,
+    LoadFailed,
     ModelBusy,
     ModelNotFound,
     Phi4Error,
@@ -196,6 +197,12 @@ class ModelCache(Watch):
             name = got.instance.identifier
             log.warning("%s stays loaded until it is ejected: REST, which loaded it, sets no ttl", name)
             return got, asked
+        except LoadFailed:
+            # Somebody else may have loaded it meanwhile, with a time to live of his own, which will do here.
+            found = self._satisfying(model.id, config, (yield from self._state()))
+            if found is None:
+                raise
+            return Loaded(found, found=True), config
 
     def _check_cut(self, key: str, config: LoadConfig, old: Instance) -> None:
         """Raises ContextTooShort where a reload would give what is there already."""

@@ -151,7 +151,7 @@ def lms_instances(server: Server) -> Flow[tuple[Instance, ...]]:
         if done.exit_code == 0 or not is_vanished(message_of(done)):
             break
         yield Sleep(_VANISHED_PAUSE)
-    # pyright: it is asked at least once
+    # It is asked at least once:
     return (yield from _parsed(server, done, parse_lms_ps))  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
@@ -172,8 +172,8 @@ def check_same(server: Server, shown: Shown) -> Flow[None]:
     instances = shown.instances
     for again in (True, False):
         # v0 first, which every release has; where it differs, v1, which tells instances apart.
-        lists: tuple[Way, ...] = ("jit", "rest") if again else ("rest", "jit")
-        there = yield from first_way(lists, lambda way: look(server, way))
+        ways: tuple[Way, ...] = ("jit", "rest") if again else ("rest", "jit")
+        there = yield from first_way(ways, lambda way: look(server, way))
         seen = {one.identifier for one in there.instances}
         every = {one.identifier for one in instances}
         here = {one.identifier for one in instances if one.device is None}

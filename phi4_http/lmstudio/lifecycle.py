@@ -185,7 +185,10 @@ def _decided(server: Server, way: Way, key: str, config: LoadConfig, timeout: fl
 def _filled(job: Job, instance: Instance, order: Sequence[Way]) -> Flow[Instance]:
     """The instance with what another way tells of it, where something was asked for that this one does not tell."""
     missing = unread(job.config, instance)
-    for way in dict.fromkeys(READERS[name] for name in missing if name in READERS):
+    readers: list[Way] = [READERS[name] for name in missing if name in READERS]
+    if job.variant and selected(instance) is None:
+        readers.append("lms")
+    for way in dict.fromkeys(readers):
         if way == job.way or way not in order:
             continue
         try:

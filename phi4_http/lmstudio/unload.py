@@ -29,7 +29,7 @@ def unload(server: Server, identifier: str, *, ways: Sequence[Way] | None = None
     try:
         check_name(identifier, "identifier")
     except InvalidRequest as odd:
-        order = tuple(way for way in order if way == "rest")
+        order = ("rest",) if "rest" in order else ()
         if not order:
             raise
         try:

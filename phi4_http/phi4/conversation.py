@@ -167,9 +167,11 @@ class Conversation:
                 {"id": call.id, "type": call.type, "function": {"name": call.name, "arguments": call.arguments}}
                 for call in reply.tool_calls
             ]
-        for message in (*asked, answer):
-            self.history.append(dict(message))
-            self.said.append(dict(message))
+        self.said += [dict(message) for message in (*asked, answer)]
+        # A history that is saved and read again comes from elsewhere: an answer that speaks of the tags says that its
+        # thought stands apart, so that nothing is split off it then.
+        apart = {} if outgoing(answer) == answer else {_THOUGHT_FIELDS[0]: ""}
+        self.history += [*map(dict, asked), answer | apart]
         return answer
 
     def clear(self) -> None:

@@ -121,7 +121,7 @@ def refusal(
     cut: bool = False,
 ) -> Phi4Error:
     """The exception for an answer that is not what was asked for; `wanted` says what that was, `cut` that more came."""
-    text = body.decode("utf-8", "replace").strip()
+    text = body.decode(errors="replace").strip()
     payload = _json_or_none(text)
     # A failure may come framed as an event even where it is no stream.
     framed = re.search(r"^data:(.*)$", text[:LOOKED_AT], re.MULTILINE) if payload is None else None
@@ -146,7 +146,7 @@ def read_json(
     body: bytes, *, url: str, status: int, content_type: str | None, model: str | None = None, cut: bool = False
 ) -> Any:
     """The JSON object of a good answer. Raises what the body stands for where it is not one."""
-    payload = _json_or_none(body.decode("utf-8", "replace"))
+    payload = _json_or_none(body.decode(errors="replace"))
     if 200 <= status < 300 and isinstance(payload, Mapping) and not _is_refused(payload):
         return payload
     raise refusal(body, url=url, status=status, content_type=content_type, model=model, cut=cut)
@@ -166,7 +166,7 @@ def read_answer(answer: Answer, parse: Callable[[Any], T], model: str | None) ->
             f"its answer can't be read: {error}",
             status=answer.status,
             content_type=content_type,
-            excerpt=answer.body[:800].decode("utf-8", "replace")[:200],
+            excerpt=answer.body.decode(errors="replace")[:200],
         ) from None
 
 
@@ -182,7 +182,7 @@ def _json_or_none(text: str) -> Any:
 
 
 def _looks_like_html(text: str) -> bool:
-    return text[:200].lstrip().lower().startswith(("<!doctype html", "<html"))
+    return re.match(r"<(!doctype )?html", text, re.IGNORECASE) is not None
 
 
 def _is_refused(payload: Mapping[str, Any]) -> bool:

@@ -220,7 +220,7 @@ def test_ask_says_why_a_thought_cannot_be_continued() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--thinking-budget", "0"], "thinking_budget"),
+        (["--thinking-budget", "0"], "--thinking-budget"),
         (["--thinking-budget", "many"], "--thinking-budget"),
         (["--on-unclosed", "ask"], "--on-unclosed"),
         (["--on-loop", "yes"], "--on-loop"),
@@ -387,7 +387,7 @@ def test_ctrl_c_ends_ask(tmp_path: Path, when: str) -> None:
         holds=lambda path, body: True,
         refuses=lambda path, body: "stalled" if WHEN[when](body) else None,
     ) as server:
-        with Talk(server, "ask", "Why?", "--history", str(file), "--system", "send") as talk:
+        with Talk(server, "ask", "Why?", "--no-stdin", "--history", str(file), "--system", "send") as talk:
             if when == "in the thought":
                 talk.hear("I never end this.")
             else:
@@ -550,7 +550,7 @@ def test_chat_goes_on_after_a_failure() -> None:
     with StandIn(refuses=lambda path, body: "cut" if "fail" in body["messages"][-1]["content"] else None) as server:
         ran = run(server, "chat", stdin="fail\nIs it late?\n")
         assert server.chats[1]["messages"] == build_messages("Is it late?")
-    assert (ran.code, ran.out) == (0, "The answer is 4.\n")
+    assert (ran.code, ran.out) == (9, "The answer is 4.\n")
     assert "phi4_http: the reply was cut" in ran.err
 
 
@@ -605,7 +605,7 @@ def test_input_that_is_no_text_ends_chat_with_a_message() -> None:
         assert (ran.code, ran.out) == (2, "")
         assert "stdin is not text" in ran.err
         lax = run_child("chat", "--url", server.url, stdin=b"\xff\xfe\nIs it late?\n")
-        assert (lax.code, lax.out) == (0, "The answer is 4.\n")
+        assert (lax.code, lax.out) == (2, "The answer is 4.\n")
         assert "surrogate" in lax.err
         assert "Traceback" not in ran.err + lax.err
 

@@ -248,8 +248,8 @@ def test_the_prompt_comes_from_wherever_it_is(tmp_path: Path, source: str) -> No
     file = tmp_path / "prompt.txt"
     file.write_bytes(TEXT.encode())
     line, stdin = {
-        "argument": ((TEXT,), b"not this"),
-        "file": (("--file", str(file)), b"not this"),
+        "argument": ((TEXT,), b""),
+        "file": (("--file", str(file), "--no-stdin"), b"not this"),
         "dash": (("-",), TEXT.encode()),
         "pipe": ((), TEXT.encode()),
     }[source]
@@ -345,12 +345,12 @@ def test_with_nothing_listening_json_says_so_too(unused_port: int) -> None:
 # --- wrong usage ------------------------------------------------------------------------------------------------------
 
 WRONG = {
-    "no command": [],
     "unknown command": ["aks", "x"],
     "unknown option": ["ask", "x", "--colour"],
     "empty prompt": ["ask", ""],
     "blank prompt": ["ask", " \n"],
-    "prompt and file": ["ask", "x", "--file", __file__],
+    "stdin twice": ["ask", "-", "--file", "-"],
+    "stdin that is forbidden": ["ask", "-", "--no-stdin"],
     "no such file": ["ask", "--file", "no/such/file"],
     "a folder": ["ask", "--file", os.path.dirname(__file__)],
     "temperature below 0": ["ask", "x", "--temperature", "-1"],

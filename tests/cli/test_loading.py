@@ -54,8 +54,8 @@ def test_json_has_an_object_a_line(world: World) -> None:
     """Progress while it loads, then the instance; the same of `ps` and `unload`."""
     *progress, loaded = run(world, "load", QWEN, "--context-length", "8192", "--json").objects
     assert progress
-    assert {one["type"] for one in progress} == {"progress"}
-    assert all(0 <= one["share"] <= 1 for one in progress)
+    assert {one["type"] for one in progress} == {"loading"}
+    assert [one["share"] for one in progress] == [None, 0.25, 0.75, 1.0]
     assert (loaded["type"], loaded["identifier"], loaded["context_length"]) == ("loaded", QWEN, 8192)
     (listed,) = run(world, "ps", "--json").objects
     assert (listed["type"], listed["model"], listed["model_type"]) == ("instance", QWEN, "llm")
@@ -167,7 +167,7 @@ def test_ask_holds_its_model_for_as_long_as_the_reply_runs(named: bool, with_phi
 def test_ask_takes_what_there_is_where_nothing_was_asked_for(with_phi: World) -> None:
     """A context that LM Studio cuts is no error of somebody who named none: it is said, and asked."""
     with_phi.set(cut_context=4096)
-    for said in ("4,096 of 32,768", ""):
+    for said in ("4,096 tokens, of 32,768", ""):
         ran = run(with_phi, "ask", "Is 391 a prime number?")
         assert (ran.code, ran.out) == (0, "Yes.\n")
         assert said in ran.err

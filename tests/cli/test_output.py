@@ -11,7 +11,8 @@ import pytest
 
 from phi4_http.cli import history, run_command
 from phi4_http.cli.loading import progress
-from phi4_http.cli.output import Output, ReplyPrinter, aligned, gibibytes, number
+from phi4_http.cli.output import Output, ReplyPrinter, gibibytes, number
+from phi4_http.cli.text import aligned
 from phi4_http.errors import InvalidRequest
 from phi4_http.events import Revised, Solution
 from phi4_http.lmstudio.ways import Loading

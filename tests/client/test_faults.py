@@ -11,13 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from examples import LONG, PROFILE
 from faults import DONE, FAULTS, FIN, FINISHED, GARBAGE, RST, TEXT, Fault, stream
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import chunked
-from support import HEAD, MESSAGES, AddedUp, Face, Heard, await_leaving, playing, read_request, reset
+from support import CHATS, FACES, HEAD, MESSAGES, AddedUp, Face, Heard, await_leaving, playing, read_request, reset
 
-from phi4_http import Timeouts
+from phi4_http import Outcome, Timeouts
 from phi4_http.cli import main
 from phi4_http.cli.exits import exit_code, outcome_code
 
@@ -160,27 +161,95 @@ def test_the_command_tells_a_reply_that_ends_at_any_byte(
         assert (reply["outcome"], code) in ways_to_end(offset), offset
 
 
+# Streams of servers, recorded or composed, of which every offset would take too long for every run.
+STREAMS = [
+    exchange.body
+    for exchange in CHATS.values()
+    if exchange.response.status == 200 and exchange.body.lstrip().startswith((b"data:", b":"))
+]
+PATIENT = Timeouts(first_byte=20.0, idle=20.0)
+
+
+@LONG
+@given(st.sampled_from(STREAMS), st.sampled_from([FIN, RST]), st.sampled_from(sorted(FACES)), st.data())
+def test_a_longer_reply_that_ends_at_any_byte_keeps_the_start_of_its_text(
+    server: FaultServer, body: bytes, end: str, face: str, data: st.DataObject
+) -> None:
+    """Over a socket, in the middle of head, framing or text: never another end than the whole has, or a cut one."""
+    sent = stream(body)
+    offset = data.draw(st.integers(0, len(sent)))
+    made = FACES[face]()
+    try:
+        whole = hear(made, server.at(sent, FIN), PATIENT).reply
+        heard = hear(made, server.at(sent[:offset], end), PATIENT)
+    finally:
+        made.close()
+    reply = heard.reply
+    AddedUp(heard.events)
+    assert heard.error is None or str(heard.error)
+    assert whole.raw.startswith(reply.raw), offset
+    assert reply.outcome in {whole.outcome, Outcome.CUT, Outcome.UNREACHABLE}, offset
+
+
+@pytest.mark.hypothesis
+@pytest.mark.skipif(PROFILE != "fuzz", reason="takes minutes: `nox -s fuzz`")
+@pytest.mark.parametrize("end", [FIN, RST])
+@pytest.mark.parametrize("name", ["cpp-ping-progress-stream", "cpp-think-cut-incontent-stream"])
+def test_a_recorded_reply_keeps_no_less_the_later_it_ends(face: Face, server: FaultServer, name: str, end: str) -> None:
+    """At every byte of two of llama.cpp's streams: cut, then as the whole, never to and fro. A reset may take text."""
+    sent = stream(CHATS[name].body)
+    whole = hear(face, server.at(sent, FIN), PATIENT).reply
+    kept, ended = "", False
+    for offset in range(len(sent) + 1):
+        reply = hear(face, server.at(sent[:offset], end), PATIENT).reply
+        assert whole.raw.startswith(reply.raw), offset
+        assert reply.outcome in {whole.outcome, Outcome.CUT, Outcome.UNREACHABLE}, offset
+        if end == FIN:
+            assert reply.raw.startswith(kept), offset
+            assert not ended or reply.outcome is whole.outcome, offset
+            kept, ended = reply.raw, reply.outcome is whole.outcome
+
+
 @st.composite
-def mutated(draw: st.DrawFn) -> bytes:
-    """Bytes at random, or a body of the table with bytes replaced, taken out or put in."""
-    body = draw(st.sampled_from([FINISHED + DONE, TEXT, b"", *(body for _, body, _, _ in GARBAGE)]))
-    for _ in range(draw(st.integers(0, 3))):
-        at, more = draw(st.integers(0, len(body))), draw(st.binary(max_size=6))
-        body = body[:at] + more + body[at + draw(st.integers(0, 6)) :]
+def mutated(draw: st.DrawFn, bodies: list[bytes], places: int = 3) -> bytes:
+    """Bytes at random, or one of these bodies with bytes replaced, taken out or put in, or with a bit turned."""
+    body = draw(st.sampled_from(bodies))
+    for _ in range(draw(st.integers(0, places))):
+        at = draw(st.integers(0, len(body)))
+        if body[at:] and draw(st.booleans()):
+            body = body[:at] + bytes([body[at] ^ 1 << draw(st.integers(0, 7))]) + body[at + 1 :]
+        else:
+            body = body[:at] + draw(st.binary(max_size=6)) + body[at + draw(st.integers(0, 6)) :]
     return body
 
 
-@given(mutated(), st.data(), st.booleans())
-def test_any_bytes_come_to_a_documented_end_whatever_the_cuts(body: bytes, data: st.DataObject, broken: bool) -> None:
+def check_any(face: Face, body: bytes, data: st.DataObject, broken: bool) -> None:
     """Documented events, then a reply or an error of ours with one; and the same for every cut."""
     fault = httpx.ReadError("reset") if broken else None
     found = []
     for pieces in ([body], data.draw(chunked(body))):
-        with Face().studio(playing(*pieces, fault=fault)) as client:
-            heard = Face().read(client.stream_chat_completion("m", MESSAGES))
+        with face.studio(playing(*pieces, fault=fault)) as client:
+            heard = face.read(client.stream_chat_completion("m", MESSAGES))
         reply = heard.reply
         AddedUp(heard.events)
         assert heard.error is None or str(heard.error)
         text = (reply.outcome, reply.thought, reply.solution, reply.finish_reason)
         found.append((text, type(heard.error), str(heard.error)))
     assert found[0] == found[1]
+
+
+@given(mutated([FINISHED + DONE, TEXT, b"", *(body for _, body, _, _ in GARBAGE)]), st.data(), st.booleans())
+def test_any_bytes_come_to_a_documented_end_whatever_the_cuts(body: bytes, data: st.DataObject, broken: bool) -> None:
+    """Short bodies, so that many places are tried."""
+    check_any(Face(), body, data, broken)
+
+
+@LONG
+@given(mutated(STREAMS, places=8), st.sampled_from(sorted(FACES)), st.data(), st.booleans())
+def test_so_do_real_streams_with_bytes_changed(body: bytes, face: str, data: st.DataObject, broken: bool) -> None:
+    """On both faces."""
+    made = FACES[face]()
+    try:
+        check_any(made, body, data, broken)
+    finally:
+        made.close()

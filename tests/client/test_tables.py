@@ -15,6 +15,7 @@ import pytest
 import phi4_http
 from phi4_http import InvalidRequest
 from phi4_http.client import aio, blocking, manager
+from phi4_http.client.batched import AsyncBatch, Batch
 from phi4_http.client.stream import AsyncReplyStream, ReplyStream
 
 TWINS: dict[str, tuple[type, type]] = {
@@ -24,6 +25,7 @@ TWINS: dict[str, tuple[type, type]] = {
     "ModelManager": (manager.ModelManager, manager.AsyncModelManager),
     "ReplyStream": (ReplyStream, AsyncReplyStream),
     "Lease": (manager.Lease, manager.AsyncLease),
+    "Batch": (Batch, AsyncBatch),
 }
 each_twin = pytest.mark.parametrize(("one", "other"), TWINS.values(), ids=TWINS)
 AWAITED = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "close": "aclose"}
@@ -32,6 +34,7 @@ KINDS: dict[Any, Any] = {
     blocking.Chat: aio.AsyncChat,
     ReplyStream: AsyncReplyStream,
     manager.Lease: manager.AsyncLease,
+    Batch: AsyncBatch,
     blocking.LMStudio: aio.AsyncLMStudio,
 }
 

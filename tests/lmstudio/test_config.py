@@ -21,7 +21,8 @@ from phi4_http.lmstudio.config import (
     unmet,
     usable_ways,
 )
-from phi4_http.lmstudio.inventory import lms_options, ways_of
+from phi4_http.lmstudio.inventory import ways_of
+from phi4_http.lmstudio.lms.reach import lms_options
 from phi4_http.server import Server
 from phi4_http.wire.listings import Instance, ModelInfo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,7 +22,7 @@ from phi4_http.errors import (
     Phi4Error,
     ServerUnreachable,
 )
-from phi4_http.flow import Answer, Completed, Flow, Http, Lms, Sleep, Step
+from phi4_http.flow import Answer, Close, Completed, Flow, Http, Lms, Read, Sleep, Start, Step
 from phi4_http.flow import run as run_flow
 from phi4_http.lmstudio.cache import ModelCache
 from phi4_http.lmstudio.config import LoadConfig
@@ -41,23 +41,49 @@ Say = Callable[[Step], Any]
 """The result of a step, or the error to raise."""
 
 
+class Ended(NamedTuple):
+    """A run of `lms` that has ended."""
+
+    completed: Completed
+
+
 class Script:
-    """Answers the steps of a flow: by `lms` subcommand or by path, each answer once, the last one for ever."""
+    """Answers the steps of a flow: by `lms` subcommand or by path, each answer once, the last one for ever.
+
+    Where nothing else is said of it, the server lists as loaded what `lms ps` listed last.
+    """
 
     def __init__(self, **answers: list[Any]) -> None:
         self._answers = {name.replace("_", "/"): list(said) for name, said in answers.items()}
         self.asked: list[str] = []
+        self._v0: Any = ServerUnreachable(HERE.url, "refused")
 
     def __call__(self, step: Step) -> Any:
-        if isinstance(step, Sleep):
+        if isinstance(step, Sleep | Read | Close):
             return None
+        if isinstance(step, Start):
+            return Ended(self(step.run))
         assert isinstance(step, Lms | Http)
         name = step.arguments[0] if isinstance(step, Lms) else step.path.rpartition("/api")[2]
         self.asked.append(name)
-        said = self._answers.get(name, [ServerUnreachable(HERE.url, "refused")])
+        usual = {"--version": [Completed((), 0, "CLI commit: 07b7252\n", "")], "/v0/models": [self._v0]}
+        said = self._answers.get(name) or usual.get(name) or [ServerUnreachable(HERE.url, "refused")]
         answer = said.pop(0) if len(said) > 1 else said[0]
         if isinstance(answer, Phi4Error):
             raise answer
+        if name == "ps" and isinstance(answer, list):
+            loaded = [
+                {
+                    "id": one["identifier"],
+                    "state": "loaded",
+                    "loaded_context_length": one.get("contextLength"),
+                    "max_context_length": one["maxContextLength"],
+                }
+                for one in answer
+                if not one.get("deviceIdentifier")
+            ]
+            models = [{"id": one["modelKey"], "max_context_length": one["maxContextLength"]} for one in LS]
+            self._v0 = {"data": [*({**model, "state": "not-loaded"} for model in models), *loaded]}
         if isinstance(step, Lms):
             return answer if isinstance(answer, Completed) else Completed(step.arguments, 0, json.dumps(answer), "")
         return Answer(HERE.url + step.path, 200, {}, json.dumps(answer).encode())
@@ -81,10 +107,10 @@ DONE = Completed(("load",), 0, "", "")
 
 
 def test_the_steps_of_a_load_are_few(caplog: pytest.LogCaptureFixture) -> None:
-    """List, state, load, state, and the server's view of it; and nothing to warn of."""
+    """List, state and the server's view of it, load, both again; and nothing to warn of."""
     script = Script(ls=[LS], ps=[[], ps((KEY, KEY))], load=[DONE])
     assert drive(load(HERE, KEY), script).identifier == KEY
-    assert script.asked == ["ls", "ps", "load", "ps", "/v0/models"]
+    assert script.asked == ["ls", "ps", "/v0/models", "load", "ps", "/v0/models"]
     assert caplog.text == ""
 
 
@@ -94,7 +120,7 @@ def test_a_context_above_the_longest_is_refused_before_the_act() -> None:
         script = Script(ls=[LS], ps=[[]])
         with pytest.raises(InvalidRequest, match="from 1 to 131,072 tokens"):
             drive(flow(HERE, KEY, LoadConfig(context_length=131_073)), script)
-        assert script.asked == ["ls", "ps"]
+        assert "load" not in script.asked
 
 
 def test_the_first_fault_is_told_where_looking_fails_too() -> None:
@@ -126,11 +152,13 @@ def test_a_success_with_nothing_to_show_is_a_failure() -> None:
         drive(load(HERE, KEY), script)
 
 
-def test_a_server_that_wants_a_token_does_not_undo_a_load() -> None:
-    """The command needs no token; what it has loaded is loaded."""
+def test_a_server_that_wants_a_token_is_told_before_a_load() -> None:
+    """The command needs no token; but nobody could see whether it is this server's LM Studio that it has loaded in."""
     wants = AuthError("An LM Studio API token is required", status=401)
     script = Script(ls=[LS], ps=[[], ps((KEY, KEY))], load=[DONE], _v0_models=[wants])
-    assert drive(load(HERE, KEY), script).identifier == KEY
+    with pytest.raises(AuthError):
+        drive(load(HERE, KEY), script)
+    assert "load" not in script.asked
 
 
 def test_a_length_that_nobody_tells_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -142,11 +170,11 @@ def test_a_length_that_nobody_tells_is_warned_of(caplog: pytest.LogCaptureFixtur
     assert "does not tell its context length" in caplog.text
 
 
-def test_a_setting_that_did_not_take_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Fewer slots than asked for is no reason to fail, and none to be silent."""
+def test_a_setting_that_did_not_take_is_an_error() -> None:
+    """Fewer slots than asked for is not what was asked for."""
     script = Script(ls=[LS], ps=[[], ps((KEY, KEY), parallel=1)], load=[DONE])
-    drive(load(HERE, KEY, LoadConfig(parallel=4)), script)
-    assert "less than the parallel asked for" in caplog.text
+    with pytest.raises(LoadFailed, match="another parallel"):
+        drive(load(HERE, KEY, LoadConfig(parallel=4)), script)
 
 
 def test_rest_alone_that_is_not_there_is_told() -> None:
@@ -167,7 +195,7 @@ def test_an_error_that_is_no_absence_stops_the_search() -> None:
     script = Script(ls=[Completed(("ls",), 1, "", "Error: Boom\n")])
     with pytest.raises(LmsFailed):
         drive(load(HERE, KEY), script)
-    assert script.asked == ["ls"]
+    assert script.asked == ["ls", "--version"]
 
 
 def test_sizes_are_no_condition_for_a_list() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reading import read
 from strategies import glued
 from support import GOOD, Face, Recording
 
-from phi4_http import SYSTEM_PROMPT
+from phi4_http import SYSTEM_PROMPT, Outcome, Reply, ToolCall
 from phi4_http.errors import InvalidRequest
-from phi4_http.phi4.conversation import build_messages, system_message
+from phi4_http.phi4.conversation import Conversation, build_messages, result_messages, system_message
+
+PLAIN = Reply(Outcome.COMPLETE, None, thought_closed=False, solution="b", raw="b", finish_reason="stop")
 
 TEXTS = st.text(max_size=20) | st.sampled_from(
     [SYSTEM_PROMPT, f"{SYSTEM_PROMPT}\n\nBe brief.", "Be brief.", " Be brief.\n"]
@@ -210,3 +214,158 @@ def test_a_chat_without_phi_sends_the_messages_as_they_are(face: Face) -> None:
     with face.studio(server) as client:
         face.read(client.stream_chat_completion("phi", messages))
     assert server.body["messages"] == messages == before
+
+
+@given(solution=st.lists(st.sampled_from(["<think>", "</think>", "a", "\n", "`", "<", "x "]), max_size=12).map("".join))
+@example(solution="Wrap it as `<think>x</think>` and go on.")
+@example(solution="Then </think> closes it.")
+def test_a_kept_solution_is_sent_verbatim_also_after_the_history_was_saved_and_read(solution: str) -> None:
+    """What is recorded goes out as it is, from the conversation itself and from its history as JSON."""
+    kept = Conversation()
+    kept.record([{"role": "user", "content": "x"}], Reply(Outcome.COMPLETE, None, False, solution, solution))
+    again = Conversation(json.loads(json.dumps(kept.history)))
+    assert kept.said == again.said == [{"role": "user", "content": "x"}, {"role": "assistant", "content": solution}]
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ("hello", "history is a str: it takes a list of messages"),
+        (["hello"], "history[0] is a str: it takes a mapping with role and content"),
+        (
+            [{"role": "bot", "content": "x"}],
+            "history[0] has role 'bot': it can be system, developer, user, assistant, tool",
+        ),
+    ],
+)
+def test_what_is_no_history_is_told_with_what_it_is(history: Any, words: str) -> None:
+    """The place, what stands there, and what can."""
+    with pytest.raises(InvalidRequest) as caught:
+        build_messages("hi", history=history)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (None, "there is neither a prompt nor a history"),
+        (" \n", "the prompt is empty"),
+        (7, "the prompt is a int, not a text"),
+    ],
+)
+def test_what_is_no_prompt_is_told_with_what_it_is(prompt: Any, words: str) -> None:
+    """Empty, missing, or of another type."""
+    with pytest.raises(InvalidRequest) as caught:
+        build_messages(prompt)
+    assert str(caught.value) == words
+
+
+def test_without_a_system_message_instructions_stand_before_the_prompt() -> None:
+    """Those of the history first, without the model's own prompt."""
+    history = [
+        {"role": "system", "content": f"{SYSTEM_PROMPT}\n\nBe brief."},
+        {"role": "system", "content": SYSTEM_PROMPT},
+        {"role": "user", "content": "q"},
+    ]
+    messages = build_messages("hi", history=history, instructions="In French.", with_system=False)
+    assert messages == [{"role": "user", "content": "q"}, {"role": "user", "content": "Be brief.\n\nIn French.\n\nhi"}]
+    assert build_messages(None, history=messages, with_system=False) == messages
+
+
+def test_parts_of_an_instruction_are_read_as_one_text() -> None:
+    """Those that are no text, such as pictures, have none."""
+    parts = [{"type": "text", "text": "Be "}, {"type": "image_url"}, {"type": "text", "text": "brief."}]
+    messages = build_messages("hi", history=[{"role": "system", "content": parts}])
+    assert messages[0]["content"] == f"{SYSTEM_PROMPT}\n\nBe brief."
+
+
+def test_what_was_learned_of_a_reply_stays_learned() -> None:
+    """Nothing is known at first; neither a later reply that shows nothing nor clearing takes anything back."""
+    conversation = Conversation()
+    assert (conversation.opener_swallowed, conversation.noted) == (False, False)
+    first = dataclasses.replace(PLAIN, opener_swallowed=True, notes=("odd",))
+    for reply in (first, PLAIN):
+        conversation.record([], reply)
+        assert (conversation.opener_swallowed, conversation.noted) == (True, True)
+    conversation.clear()
+    assert (conversation.opener_swallowed, conversation.noted) == (True, True)
+
+
+def test_a_call_is_kept_as_it_is_sent_back() -> None:
+    """In the field's own form, in the history and in what goes out; it is open until a result names its id."""
+    conversation = Conversation()
+    calls = (ToolCall("1", "weather", '{"city": "Paris"}'), ToolCall("2", "clock", "{}"))
+    answer = conversation.record([{"role": "user", "content": "q"}], dataclasses.replace(PLAIN, tool_calls=calls))
+    expected = {
+        "role": "assistant",
+        "content": "b",
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}},
+            {"id": "2", "type": "function", "function": {"name": "clock", "arguments": "{}"}},
+        ],
+    }
+    assert answer == expected
+    assert conversation.history == conversation.said == [{"role": "user", "content": "q"}, expected]
+    assert conversation.open_calls() == ["1", "2"]
+    conversation.record(result_messages({"2": "noon"}, ["2"]), dataclasses.replace(PLAIN, outcome=Outcome.CUT))
+    assert conversation.open_calls() == ["1", "2"]
+    conversation.said.append({"role": "tool", "tool_call_id": "2", "content": "noon"})
+    assert conversation.open_calls() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "calls"),
+    [
+        ([], []),
+        ([{"role": "user", "content": "q", "tool_calls": [{"id": "1"}]}], []),
+        ([{"role": "assistant", "content": "a"}], []),
+        ([{"role": "assistant", "content": "a", "tool_calls": None}], []),
+        ([{"role": "assistant", "content": "", "tool_calls": [7, {"id": 3}, {}]}], ["3", ""]),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}, {"role": "user", "content": "q"}], []),
+    ],
+)
+def test_the_newest_answers_calls_are_open_until_they_are_answered(said: list[Any], calls: list[str]) -> None:
+    """Whatever a history from elsewhere has in their place."""
+    conversation = Conversation()
+    conversation.said.extend(said)
+    assert conversation.open_calls() == calls
+
+
+ONE = {"role": "tool", "tool_call_id": "1", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    "results", [{"2": "y", "1": "x"}, [("2", "y"), ["1", "x"]], [{**ONE, "name": "n"}, ("2", "y")]]
+)
+def test_results_are_messages_in_the_order_of_their_calls(results: Any) -> None:
+    """A mapping, pairs, messages; a message keeps all its fields."""
+    first, second = result_messages(results, ["1", "2"])
+    assert first in (ONE, {**ONE, "name": "n"})
+    assert second == {"role": "tool", "tool_call_id": "2", "content": "y"}
+
+
+TAKES = "tool_results[0] takes role 'tool', a tool_call_id and content, a text"
+
+
+@pytest.mark.parametrize(
+    ("results", "calls", "words"),
+    [
+        (["ab"], ["1"], "tool_results[0] is 'ab': it takes a call's id with its result, as a text"),
+        ([b"ab"], ["1"], "tool_results[0] is b'ab': it takes a call's id with its result, as a text"),
+        ([("1",)], ["1"], "tool_results[0] is ('1',): it takes a call's id with its result, as a text"),
+        ([7], ["1"], "tool_results[0] is 7: it takes a call's id with its result, as a text"),
+        ([{**ONE, "role": "user"}], ["1"], TAKES),
+        ([(1, "x")], ["1"], TAKES),
+        ([("1", None)], ["1"], TAKES),
+        ([("9", "x")], ["1", "2"], "tool_results[0]: '9' is no call that waits for its result; those that do: 1, 2"),
+        ([("9", "x")], [], "tool_results[0]: '9' is no call that waits for its result; none does"),
+        ([ONE, ONE], ["1"], "tool_results[1]: '1' is answered twice; those that do: 1"),
+        ([], ["1", "2"], "tool_results has no result for '1', '2': each call needs one"),
+        ({"2": "y"}, ["1", "2"], "tool_results has no result for '1': each call needs one"),
+    ],
+)
+def test_what_answers_no_call_is_told_with_its_place(results: Any, calls: list[str], words: str) -> None:
+    """What it is, and what could stand there."""
+    with pytest.raises(InvalidRequest) as caught:
+        result_messages(results, calls)
+    assert str(caught.value) == words

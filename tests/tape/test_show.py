@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi4_http.cli.output import aligned
+from phi4_http.cli.text import aligned
 from phi4_http.errors import TapeError
 from phi4_http.tape.check import Problem, check_tape
 from phi4_http.tape.exchange import Exchange

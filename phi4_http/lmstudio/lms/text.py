@@ -87,7 +87,9 @@ def parse_json(done: Completed, kind: type[list[Any] | dict[str, Any]] = list) -
         at = start.start()
         try:
             value, end = json.JSONDecoder().raw_decode(text, at)
-        except (ValueError, RecursionError):
+        except RecursionError:
+            break
+        except ValueError:
             broken, at = True, at + 1
             continue
         if isinstance(value, kind) and all(isinstance(item, dict) for item in value if kind is list):
