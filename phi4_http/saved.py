@@ -73,7 +73,7 @@ def _acquire(beside: Path, waiting: Callable[[], object]) -> int:
     while True:
         handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if _lock(handle):
+            if lock_now(handle):
                 # Who had it before may have removed the file that is locked here.
                 if os.path.exists(beside) and os.path.samestat(os.fstat(handle), os.stat(beside)):
                     return handle
@@ -90,8 +90,8 @@ def _acquire(beside: Path, waiting: Callable[[], object]) -> int:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(handle: int) -> bool:
-        """Whether it is locked now."""
+    def lock_now(handle: int) -> bool:
+        """Whether an open file is locked now. Raises OSError where its file system has no locks."""
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -101,8 +101,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(handle: int) -> bool:
-        """Whether it is locked now."""
+    def lock_now(handle: int) -> bool:
+        """Whether an open file is locked now. Raises OSError where its file system has no locks."""
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -35,7 +35,7 @@ from ..running import Job
 from ..wire.listings import Instance, ModelInfo
 from .config import ABLE, LoadConfig, Way, check_against, check_name, usable_ways
 from .inventory import listed, match, ways_of
-from .lease import LOCK, leased, until
+from .lease import LOCK, elapsed, leased, until
 from .lifecycle import Loaded, estimate, load, loading, refuse
 from .lock import FileLock
 from .memory import Flight
@@ -291,7 +291,7 @@ class ModelCache(Watch):
                 for instance in self._by_use((yield from self._state())):
                     reason = yield from self._unloaded(instance.identifier)
                     if reason is None:
-                        log.info("evicted %s for %s", instance.identifier, model.id)
+                        log.info("%s is unloaded for %s", instance.identifier, model.id)
                         break
                     busy, name = reason, instance.identifier
                 else:
@@ -301,7 +301,7 @@ class ModelCache(Watch):
             if not memory.loading and time.monotonic() - began >= limits.patience:
                 break  # what is being loaded is waited for longer: as long as a load may take
             yield Sleep(min(pause, max(began + limits.patience - time.monotonic(), 0.01)))
-        raise ModelBusy(name, waited=time.monotonic() - began, status=busy.status, queued=busy.queued)
+        raise ModelBusy(name, waited=elapsed(began), status=busy.status, queued=busy.queued)
 
     def _by_use(self, instances: Iterable[Instance]) -> list[Instance]:
         """Those of this cache: idle ones first, and of those the one whose last use, through here or not, is longest

@@ -84,7 +84,7 @@ def leased(leases: Leases, identifier: str, ends: float) -> Flow[FileLock]:
         if lease is not None:
             return lease
         yield Sleep(pause)
-    raise ModelBusy(identifier, waited=time.monotonic() - began, status="being unloaded")
+    raise ModelBusy(identifier, waited=elapsed(began), status="being unloaded")
 
 
 def until(ends: float, longest: float) -> Iterator[float]:
@@ -94,3 +94,8 @@ def until(ends: float, longest: float) -> Iterator[float]:
         yield min(pause, left)
         pause = min(2 * pause, longest)
     yield 0.0
+
+
+def elapsed(began: float) -> float:
+    """The seconds since then, as they are told."""
+    return round(time.monotonic() - began, 1)

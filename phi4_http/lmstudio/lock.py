@@ -22,32 +22,12 @@ import weakref
 from pathlib import Path
 
 from ..errors import InvalidRequest
+from ..saved import lock_now
 
-log: logging.Logger = logging.getLogger("phi4_http")
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(handle: int) -> None:
-        """Lock it now, or raise BlockingIOError."""
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError from error
-
-    def _unlock(handle: int) -> None:
-        os.lseek(handle, 0, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-
-else:
+if sys.platform != "win32":
     import fcntl
 
-    def _lock(handle: int) -> None:
-        """Lock it now, or raise BlockingIOError."""
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _unlock(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_UN)
+log: logging.Logger = logging.getLogger("phi4_http")
 
 
 def lock_folder() -> Path | None:
@@ -91,10 +71,9 @@ class FileLock:
         except OSError as error:
             return self._acquire_alone(error)
         try:
-            _lock(handle)
-        except BlockingIOError:
-            os.close(handle)
-            return False
+            if not lock_now(handle):
+                os.close(handle)
+                return False
         except OSError as error:  # a file system without locks
             os.close(handle)
             return self._acquire_alone(error)
@@ -116,8 +95,9 @@ class FileLock:
         """Give the lock back, if it is held."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            with contextlib.suppress(OSError):
-                _unlock(handle)
+            if sys.platform != "win32":  # a child that was forked may have it open for a moment longer
+                with contextlib.suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
         if self._alone:
             self._alone = False

@@ -19,7 +19,7 @@ from ..server import Server
 from ..wire.listings import Instance
 from .config import LoadConfig, Way, unread
 from .inventory import lms_instances, loaded, ways_of
-from .lease import Leases, until
+from .lease import Leases, elapsed, until
 from .memory import Limits, Memory
 from .unload import unload
 
@@ -152,8 +152,7 @@ class Watch:
                 break
             yield Sleep(pause)
         assert busy is not None
-        waited = time.monotonic() - began
-        raise ModelBusy(instance.identifier, waited=waited, status=busy.status, queued=busy.queued)
+        raise ModelBusy(instance.identifier, waited=elapsed(began), status=busy.status, queued=busy.queued)
 
     def _unloaded(self, name: str, ends: float = float("inf")) -> Flow[Busy | None]:
         """Unload an instance if it is idle; else, why not. Nobody takes a lease on it meanwhile."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,6 +26,7 @@ from phi4_http.flow import run as run_flow
 from phi4_http.lmstudio.cache import ModelCache
 from phi4_http.lmstudio.config import LoadConfig
 from phi4_http.lmstudio.inventory import downloaded, listed
+from phi4_http.lmstudio.lease import Leases
 from phi4_http.lmstudio.lifecycle import estimate, load
 from phi4_http.lmstudio.lms.server import server_status, server_stop
 from phi4_http.lmstudio.memory import Limits
@@ -240,14 +240,15 @@ def test_a_stop_that_fails_is_told() -> None:
 # --- the cache
 
 
-def cache(folder: Path, clock: Callable[[], float] = lambda: 0.0, **limits: Any) -> ModelCache:
-    return ModelCache(HERE, Limits(**limits), lock_folder=folder, clock=clock)
+def cache(clock: Callable[[], float] = lambda: 0.0, **limits: Any) -> ModelCache:
+    return ModelCache(HERE, Limits(**limits), clock=clock)
 
 
-def test_an_abandoned_get_holds_no_lock(tmp_path: Path) -> None:
-    """Closed at whatever step, it leaves no file, and the next one gets its turn."""
+def test_an_abandoned_get_holds_no_lock() -> None:
+    """Closed at whatever step, it holds nothing, and the next one gets its turn."""
+    lock = Leases(HERE.address).loading(KEY)
     for steps in range(8):
-        one = cache(tmp_path)
+        one = cache()
         script = Script(ls=[LS], ps=[[]], load=[DONE])
         flow = one.get(KEY)
         step = next(flow)
@@ -259,31 +260,32 @@ def test_an_abandoned_get_holds_no_lock(tmp_path: Path) -> None:
             else:
                 step = flow.send(result)
         flow.close()
-        assert list(tmp_path.iterdir()) == []
+        assert lock.acquire()
+        lock.release()
         assert drive(one.get(KEY), Script(ls=[LS], ps=[[], [], [], ps((KEY, KEY))], load=[DONE])).identifier == KEY
 
 
-def test_a_busy_one_that_goes_by_itself_is_waited_for_no_longer(tmp_path: Path) -> None:
+def test_a_busy_one_that_goes_by_itself_is_waited_for_no_longer() -> None:
     """Its time was over while it was waited for: nothing is unloaded."""
     busy = ps((KEY, KEY), status="generating")
     long = [one | {"contextLength": 8192} for one in ps((KEY, KEY))]
     script = Script(ls=[LS], ps=[busy, busy, [], [], long], load=[DONE])
-    assert drive(cache(tmp_path).get(KEY, LoadConfig(context_length=8192)), script).context_length == 8192
+    assert drive(cache().get(KEY, LoadConfig(context_length=8192)), script).context_length == 8192
     assert "unload" not in script.asked
 
 
-def test_no_patience_means_no_wait(tmp_path: Path) -> None:
+def test_no_patience_means_no_wait() -> None:
     """With a patience of 0 a busy one is told at once."""
     script = Script(ls=[LS], ps=[ps((KEY, KEY), status="generating")])
     with pytest.raises(ModelBusy) as caught:
-        drive(cache(tmp_path, patience=0).get(KEY, LoadConfig(context_length=8192)), script)
+        drive(cache(patience=0).get(KEY, LoadConfig(context_length=8192)), script)
     assert caught.value.waited == 0
 
 
-def test_room_that_comes_by_itself_is_taken(tmp_path: Path) -> None:
+def test_room_that_comes_by_itself_is_taken() -> None:
     """What was to be evicted has been unloaded meanwhile: nothing else has to go."""
-    one = cache(tmp_path, max_models=1)
-    drive(one.get(OTHER), Script(ls=[LS], ps=[[], [], [], ps((OTHER, OTHER))], load=[DONE]))
+    one = cache(max_models=1)
+    drive(one.get(OTHER), Script(ls=[LS], ps=[[], [], ps((OTHER, OTHER))], load=[DONE]))
     there = ps((OTHER, OTHER))
     script = Script(ls=[LS], ps=[there, there, [], [], ps((KEY, KEY))], load=[DONE])
     assert drive(one.get(KEY), script).identifier == KEY
@@ -291,16 +293,16 @@ def test_room_that_comes_by_itself_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "config"), [("-y", LoadConfig()), (KEY, LoadConfig(gpu="max", flash_attention=True))])
-def test_what_cant_be_asked_for_is_refused_before_the_first_step(key: str, config: LoadConfig, tmp_path: Path) -> None:
+def test_what_cant_be_asked_for_is_refused_before_the_first_step(key: str, config: LoadConfig) -> None:
     """No step, no lock: not even where an instance is there already."""
-    for flow in (cache(tmp_path).get(key, config), load(HERE, key, config)):
+    for flow in (cache().get(key, config), load(HERE, key, config)):
         with pytest.raises(InvalidRequest):
             next(flow)
 
 
-def test_what_the_model_cant_have_unloads_nothing(tmp_path: Path) -> None:
+def test_what_the_model_cant_have_unloads_nothing() -> None:
     """A context above the model's longest is refused before the loaded instance is given up for it."""
     script = Script(ls=[LS], ps=[ps((KEY, KEY))])
     with pytest.raises(InvalidRequest, match="from 1 to 131,072 tokens"):
-        drive(cache(tmp_path).get(KEY, LoadConfig(context_length=131_073)), script)
+        drive(cache().get(KEY, LoadConfig(context_length=131_073)), script)
     assert "unload" not in script.asked

@@ -157,10 +157,10 @@ def test_a_file_system_without_locks_is_a_warning(
 ) -> None:
     """Some network file systems have none."""
 
-    def refuse(handle: int) -> None:
+    def refuse(handle: int) -> bool:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock, "_lock", refuse)
+    monkeypatch.setattr(lock, "lock_now", refuse)
     mine = FileLock(path)
     assert mine.acquire()
     mine.release()
