@@ -30,13 +30,13 @@ from ..errors import (
     Phi4Error,
     UnsupportedSetting,
 )
-from ..flow import Flow, Sleep, last
+from ..flow import Events, Flow, Sleep, last
 from ..running import Job
 from ..wire.listings import Instance, ModelInfo
 from .config import ABLE, LoadConfig, Way, check_against, check_name, usable_ways
 from .inventory import listed, match, ways_of
 from .lease import LOCK, elapsed, leased, until
-from .lifecycle import Loaded, estimate, load, loading, refuse
+from .lifecycle import Loaded, LoadEvent, check_loaded, estimate, load, obtaining, refuse
 from .lock import FileLock
 from .memory import Flight
 from .unloading import LOOK, MEMORY, Busy, Watch, copies, here
@@ -181,9 +181,11 @@ class ModelCache(Watch):
         def with_ttl(ttl: int | None) -> Flow[tuple[Loaded, LoadConfig]]:
             asked = dataclasses.replace(config, ttl=ttl)
             timeout = self._limits.timeout
-            # A context that is cut is judged here: what was loaded is kept in mind, also where it is too short.
-            events = loading(self.server, model.id, asked, ways=ways, timeout=timeout, allow_shorter=True)
-            end = yield from last(events)
+
+            def events() -> Events[LoadEvent]:
+                yield [(yield from obtaining(self.server, model.id, asked, ways, timeout, allow_shorter=True))]
+
+            end = yield from last(events())
             assert isinstance(end, Loaded)
             return end, asked
 
@@ -212,12 +214,12 @@ class ModelCache(Watch):
 
     def _check_got(self, key: str, config: LoadConfig, got: Loaded) -> None:
         """Raises ContextTooShort for one that is too short; where LM Studio has cut it, that is remembered."""
-        length = got.instance.context_length
-        if config.context_length is None or length is None or length >= config.context_length:
-            return
-        if not got.found:
-            self._memory.note_cut(key, config, length)
-        raise ContextTooShort(config.context_length, length, identifier=got.instance.identifier)
+        try:
+            check_loaded(got.instance, config)
+        except ContextTooShort as error:
+            if not got.found:
+                self._memory.note_cut(key, config, error.limit)
+            raise
 
     def _taken(self, config: LoadConfig, instance: Instance) -> Instance:
         """What is there is taken; what nobody reports of it is told, once."""

@@ -131,8 +131,18 @@ def loading(
     Whoever stops reading, or is interrupted, ends the `lms` that loads, which cancels it; a load over REST goes on in
     LM Studio. Raises what `load` raises.
     """
-    check_name(key, "model key")
     config = config or _DEFAULT
+    end = yield from obtaining(server, key, config, ways, timeout, allow_shorter=allow_shorter)
+    if not end.found:
+        check_loaded(end.instance, config, allow_shorter=allow_shorter)
+    yield [end]
+
+
+def obtaining(
+    server: Server, key: str, config: LoadConfig, ways: Sequence[Way] | None, timeout: float, *, allow_shorter: bool
+) -> Generator[Step | list[LoadEvent], Any, Loaded]:
+    """As `loading`, without a judgement on what was loaded here."""
+    check_name(key, "model key")
     order = ways_of(server, ways)
     usable = usable_ways(config, order)
     try:
@@ -148,17 +158,14 @@ def loading(
         log.debug("%s is loaded already", adopted.identifier)
         missing = _unread(job, adopted)
         if missing:
-            what = " and ".join(missing)
-            log.warning("%s is loaded already, and nobody tells its %s", adopted.identifier, what)
-        yield [Loaded(adopted, found=True, unread=missing)]
-        return
+            log.warning("%s is loaded already, and nobody tells its %s", adopted.identifier, " and ".join(missing))
+        return Loaded(adopted, found=True, unread=missing)
     yield [Loading(model.id, job.way)]
     instance, mine, found = yield from _carried_out(job)
     instance = yield from _confirmed(job, instance, mine)
     if unread(config, instance):
         instance = yield from _filled(job, instance, order)
-    _check_loaded(instance, config, allow_shorter)
-    yield [Loaded(instance, found, _unread(job, instance))]
+    return Loaded(instance, found, _unread(job, instance))
 
 
 def _decided(server: Server, way: Way, key: str, config: LoadConfig, timeout: float) -> Flow[Job]:
@@ -349,7 +356,8 @@ def _confirmed(job: Job, instance: Instance, mine: bool) -> Flow[Instance]:
     )
 
 
-def _check_loaded(instance: Instance, config: LoadConfig, allow_shorter: bool) -> None:
+def check_loaded(instance: Instance, config: LoadConfig, *, allow_shorter: bool = False) -> None:
+    """Raises ContextTooShort or LoadFailed for an instance that is known to lack what was asked for."""
     if config.context_length is not None and instance.context_length is None:
         log.warning("%s does not tell its context length: it may be shorter than asked for", instance.identifier)
     lacks = unmet(config, instance)
