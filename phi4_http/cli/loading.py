@@ -97,12 +97,15 @@ class Keeper:
 
     def __init__(self, client: LMStudio) -> None:
         self._client = client
-        self.manager: ModelManager | None = None
-        self.config: LoadConfig | None = None
+        self.loaded: tuple[ModelManager, str, LoadConfig] | None = None
+        """By whom the model was loaded, by which key, and how."""
 
     def use(self, key: str, config: object = None) -> Lease | contextlib.AbstractContextManager[Held]:
         """The model, held."""
-        return self.manager.use(key, self.config) if self.manager is not None else self._named(key)
+        if self.loaded is None:
+            return self._named(key)
+        manager, key, asked = self.loaded
+        return manager.use(key, asked)
 
     @contextlib.contextmanager
     def _named(self, key: str) -> Generator[Held, None, None]:
@@ -164,7 +167,7 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output, k
         with progress(output, f"loading {name}"):
             try:
                 instance = manager.get(name, config)
-                keeper.manager, keeper.config = manager, config
+                keeper.loaded = manager, name, config
                 return instance.identifier
             except ContextTooShort as error:
                 if asked is not None:

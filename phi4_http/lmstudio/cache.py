@@ -49,11 +49,7 @@ _DEFAULT = LoadConfig()
 class ModelCache(Watch):
     """The flows of a `ModelManager`, and what they remember. May be shared by threads and tasks."""
 
-    def get(
-        self,
-        key: str,
-        config: LoadConfig | None = None,
-    ) -> Flow[Instance]:
+    def get(self, key: str, config: LoadConfig | None = None) -> Flow[Instance]:
         """A loaded instance of the model with what the config asks for: one that is there, or a new one.
 
         Its `identifier` is the `model` of requests. However many threads, tasks and processes ask at once, one loads.
@@ -77,13 +73,9 @@ class ModelCache(Watch):
                 raise flight.error
             found = flight.instance and self._satisfying(flight.instance.model, config, [flight.instance])
             if found:
-                return found
+                return self._taken(config, found)
 
-    def use(
-        self,
-        key: str,
-        config: LoadConfig | None = None,
-    ) -> Leasing:
+    def use(self, key: str, config: LoadConfig | None = None) -> Leasing:
         """A block with an instance as `get` gives it, which is not unloaded before the block is left: by no manager of
         this user, in any thread, task or process. Entering raises what `get` raises."""
         return Leasing(self, key, lambda: self.get(key, config), config or _DEFAULT)
@@ -169,12 +161,7 @@ class ModelCache(Watch):
         return got.instance
 
     def _load(
-        self,
-        model: ModelInfo,
-        config: LoadConfig,
-        ways: Sequence[Way] | None,
-        *,
-        ttl: int | None,
+        self, model: ModelInfo, config: LoadConfig, ways: Sequence[Way] | None, *, ttl: int | None
     ) -> Flow[tuple[Loaded, LoadConfig]]:
         """What was loaded, and what was asked for."""
 
@@ -291,7 +278,7 @@ class ModelCache(Watch):
         for pause in until(began + max(limits.patience, limits.timeout), LOOK):
             while not memory.reserve(flight, size, limits):
                 for instance in self._by_use((yield from self._state())):
-                    reason = yield from self._unloaded(instance.identifier)
+                    reason = yield from self._unloaded(instance.identifier, began + limits.patience)
                     if reason is None:
                         log.info("%s is unloaded for %s", instance.identifier, model.id)
                         break

@@ -133,7 +133,7 @@ def loading(
     """
     config = config or _DEFAULT
     end = yield from obtaining(server, key, config, ways, timeout, allow_shorter=allow_shorter)
-    if not end.found:
+    if not (end.found and allow_shorter):
         check_loaded(end.instance, config, allow_shorter=allow_shorter)
     yield [end]
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from ..errors import LmsError, LmsTimeout, ModelBusy, ModelNotFound, Phi4Error, ServerUnreachable
@@ -18,7 +19,7 @@ from ..flow import Flow, Http, Lms, Sleep
 from ..server import Server
 from ..wire.listings import Instance
 from .config import LoadConfig, Way, unread
-from .inventory import lms_instances, loaded, ways_of
+from .inventory import Shown, check_same, lms_instances, loaded, ways_of
 from .lease import Leases, elapsed, until
 from .memory import Limits, Memory
 from .unload import unload
@@ -118,11 +119,6 @@ class Watch:
         memory = self._memory
         for instance in copies(key, config, instances):
             if not memory.lacks(config, instance):
-                unknown = memory.unknown(config, instance)
-                if unknown:
-                    log.warning(
-                        "nobody reports whether %s has the %s asked for", instance.identifier, ", ".join(unknown)
-                    )
                 self.touch(instance.identifier)
                 return memory.filled(instance)
         return None
@@ -154,7 +150,7 @@ class Watch:
         assert busy is not None
         raise ModelBusy(instance.identifier, waited=elapsed(began), status=busy.status, queued=busy.queued)
 
-    def _unloaded(self, name: str, ends: float = float("inf")) -> Flow[Busy | None]:
+    def _unloaded(self, name: str, ends: float) -> Flow[Busy | None]:
         """Unload an instance if it is idle; else, why not. Nobody takes a lease on it meanwhile."""
         gate, work, memory = self._leases.gate(name), self.server.work, self._memory
         if work.busy(name):
@@ -164,9 +160,12 @@ class Watch:
         try:
             if self._leases.taken(name):
                 return Busy("in use by another process")
-            there = {one.identifier: one for one in here((yield from within(self._state(), ends)))}
-            if name in there:
-                busy = yield from within(self._at_work(there[name]), ends)
+            instances = yield from within(self._state(), ends)
+            instance = next((one for one in here(instances) if one.identifier == name), None)
+            if instance is not None:
+                if instance.busy is not None and not (yield from within(self._is_same(instances), ends)):
+                    instance = replace(instance, status=None, queued=None)
+                busy = yield from within(self._at_work(instance), ends)
                 if busy is not None:
                     return busy
                 if work.busy(name):
@@ -201,7 +200,17 @@ class Watch:
         except LmsError as error:
             log.debug("%s: %s", name, error)
             return None
-        return next((one for one in here(instances) if one.identifier == name), None)
+        found = next((one for one in here(instances) if one.identifier == name), None)
+        return found if found is not None and (yield from self._is_same(instances)) else None
+
+    def _is_same(self, instances: Sequence[Instance]) -> Flow[bool]:
+        """Whether `lms`, which has listed this, is known to speak to the LM Studio at the address."""
+        try:
+            yield from check_same(self.server, Shown((), tuple(instances)))
+        except Phi4Error as error:
+            log.debug("what `lms ps` says does not count: %s", error)
+            return False
+        return True
 
 
 def here(instances: Iterable[Instance]) -> list[Instance]:
@@ -210,8 +219,9 @@ def here(instances: Iterable[Instance]) -> list[Instance]:
 
 
 def copies(key: str, config: LoadConfig, instances: Iterable[Instance]) -> list[Instance]:
-    """The instances of the model that may stand for the one asked for."""
-    return [one for one in here(instances) if one.model == key and config.identifier in (None, one.identifier)]
+    """The instances of the model, or of that name, that may stand for the one asked for."""
+    found = [one for one in here(instances) if key in (one.model, one.identifier)]
+    return [one for one in found if config.identifier in (None, one.identifier)]
 
 
 def within(flow: Flow[T], ends: float) -> Flow[T]:

@@ -144,24 +144,34 @@ def test_ask_takes_a_loaded_model_as_it_is(with_phi: World) -> None:
         assert state["loaded"][0]["contextLength"] == 8192
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_ask_holds_its_model_for_as_long_as_the_reply_runs(named: bool, with_phi: World) -> None:
-    """One that was named, and one that was loaded for it: no manager of this user unloads it meanwhile."""
-    if named:
-        with_phi.put(PHI, context=8192)
+@pytest.mark.parametrize(
+    ("there", "model"),
+    [
+        (PHI, ("-m", PHI)),
+        ("somebodys", ("-m", "somebodys")),
+        ("somebodys", ("-m", PHI, "--context-length", "8192")),
+        (None, ("--context-length", "8192")),
+    ],
+)
+def test_ask_holds_its_model_for_as_long_as_the_reply_runs(
+    there: str | None, model: tuple[str, ...], with_phi: World
+) -> None:
+    """One that was named, and one that was loaded or taken for it: no manager of this user unloads it meanwhile."""
+    name = there or PHI
+    if there:
+        with_phi.put(PHI, there, context=8192)
     with_phi.set(reply_seconds=1.5)
     leases, ran = Leases(address(with_phi.url)), list[Ran]()
-    model = ("-m", PHI) if named else ("--context-length", "8192")
     asking = threading.Thread(target=lambda: ran.append(run(with_phi, "ask", "x", *model)))
     asking.start()
     while not with_phi.requests("/v1/chat/completions"):
         time.sleep(0.01)
-    assert leases.taken(PHI)
+    assert leases.taken(name)
     with LMStudio(with_phi.url, lms=with_phi.lms) as studio, pytest.raises(ModelBusy, match="another process"):
         ModelManager(studio, patience=0.1).get(PHI, LoadConfig(context_length=16384))
     asking.join()
     assert ran[0].code == 0
-    assert not leases.taken(PHI)
+    assert not leases.taken(name)
 
 
 def test_ask_takes_what_there_is_where_nothing_was_asked_for(with_phi: World) -> None:

@@ -295,6 +295,25 @@ def test_an_old_lms_that_reports_no_status_is_nobody(face: Face, world: World) -
     assert world.loaded == [LLAMA]
 
 
+def test_an_lms_that_speaks_to_another_lm_studio_is_nobody(face: Face, world: World) -> None:
+    """It lists an idle instance of the same name, and of one more: what it says of it does not count."""
+    world.put(LLAMA)
+    world.put(QWEN)
+    world.set(server_is_another=True)
+    with pytest.raises((ModelBusy, ContextTooShort)):
+        face.manager().get(LLAMA, LONG)
+    assert (world.loaded, unloads(world)) == ([LLAMA, QWEN], 0)
+
+
+def test_an_eviction_over_rest_takes_what_is_idle(no_lms: Face, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the server's lists alone."""
+    monkeypatch.setattr(unloading, "QUIET_SECONDS", 0.0)
+    manager = no_lms.manager(max_models=1)
+    manager.get(LLAMA)
+    manager.get(QWEN)
+    assert world.loaded == [QWEN]
+
+
 # --- what is somebody else's
 
 
@@ -434,15 +453,17 @@ def test_two_models_load_side_by_side(world: World) -> None:
         threads = [threading.Thread(target=manager.get, args=(key,), daemon=True) for key in (LLAMA, QWEN)]
         for thread in threads:
             thread.start()
-        while len(world.calls("load")) < 2:
+        under_way: list[dict[str, Any]] = []
+        while len(under_way) < 2:
+            with world.state() as state:
+                under_way = state["pending"]
+                if len(under_way) == 2:  # they end now
+                    state["knobs"].update(survives=True)
+                    for job in under_way:
+                        job["at"] = 0
             time.sleep(0.01)
-        with world.state() as state:
-            for job in state["pending"]:
-                job["at"] = 0
-            state["knobs"].update(survives=True)
-            ends = [call["pid"] for call in state["calls"] if call["argv"][0] == "load"]
-        for pid in ends:
-            os.kill(pid, signal.SIGKILL)
+        for job in under_way:
+            os.kill(job["pid"], signal.SIGKILL)
         for thread in threads:
             thread.join()
     assert sorted(world.loaded) == sorted([LLAMA, QWEN])
