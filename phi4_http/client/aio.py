@@ -131,10 +131,11 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
                 sent = self._http.build_request(**request_options(self._endpoint, step.request))
             channel = AsyncChannel(self._endpoint.url, step.request, self.timeouts)
             channel.send = lambda: self._http.send(sent, stream=True)
-        if step.seconds is None:
-            await channel.open()
-        else:
-            await channel.open_within(step.seconds)
+        try:
+            await (channel.open() if step.seconds is None else channel.open_within(step.seconds))
+        except BaseException:  # nobody has the channel yet: what opens it must not go on
+            await channel.aclose()
+            raise
         return channel
 
 

@@ -6,7 +6,7 @@ Whole and cut anew, streamed and not, with either closer; and a reply that fails
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import httpx
 import pytest
@@ -57,8 +57,7 @@ def library(url: str, name: str, closer: Closer) -> Reply:
         try:
             return Phi4(studio, system="send", closer=closer).ask("What is 7 × 8?", model=name)
         except Phi4Error as error:
-            assert isinstance(error.partial, Reply)
-            return error.partial
+            return cast(Reply, error.partial)
 
 
 @pytest.mark.parametrize("name", ENDS)
