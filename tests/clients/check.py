@@ -110,10 +110,11 @@ def verdict(seen: Seen, reply: Reply) -> str:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[tuple[dict[str, str], dict[tuple[str, str], str]]]:
+def running() -> Iterator[tuple[dict[str, str], dict[tuple[Closer, str], str]]]:
     """Addresses of servers that have every shipped chat, by how it is cut, and of proxies before them."""
     with contextlib.ExitStack() as stack:
-        servers, proxies = {}, {}
+        servers: dict[str, str] = {}
+        proxies: dict[tuple[Closer, str], str] = {}
         for cuts, playback in PLAYBACKS.items():
             match = Match(ignore=(*ANY_CHAT, "n"), loop=True)
             server = ReplayServer(asked_by_name(CHATS.values()), playback=playback, match=match)

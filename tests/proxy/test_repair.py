@@ -192,7 +192,8 @@ def test_the_thought_goes_where_it_is_to_go(reasoning: Reasoning, thought: str, 
     """In its field, between tags, or nowhere: streamed and whole the same."""
     for kind, read in ((Streamed, read_stream), (Whole, read_whole)):
         answer = kind(ASKED, Repair(reasoning=reasoning), id="i", created=1)
-        data = b"".join(map(answer.feed, [Thinking("abc"), Thought("abc", True), Solution("d"), Finished(reply())]))
+        events = (Thinking("abc"), Thought("abc", True), Solution("d"), Finished(reply()))
+        data = b"".join([answer.feed(event) for event in events])
         got = read(200, (data + answer.close().data).decode())
         assert (got.thought, got.content, got.succeeded) == (thought, content, True)
 

@@ -79,6 +79,7 @@ def sent(request: bytes) -> Any:
 
 def test_the_request_that_goes_out_is_repaired(host: Host, client: httpx.Client) -> None:
     """The trained prompt first, the client's own after it in the same message; thoughts out; the model's sampling."""
+
     def script(connection: socket.socket, request: bytes) -> None:
         if request.startswith(b"POST"):
             answer(connection)
