@@ -16,7 +16,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, TypeAlias
 
 import httpx
@@ -142,7 +142,7 @@ class Proxy:
             if running:
                 await asyncio.wait(running)
             self._report(exchange.handled())
-        if not exchange.left:
+        if work is not None and not exchange.left:
             work.result()
 
 
@@ -276,7 +276,7 @@ class _Exchange:
             await self._whole(end.status, end.data, retry=end.retry)
 
     @contextlib.asynccontextmanager
-    async def _kept_alive(self, answer: Answer) -> AsyncIterator[None]:
+    async def _kept_alive(self, answer: Answer) -> AsyncGenerator[None, None]:
         """Send comments where a stream is silent."""
         every = self._repair.keepalive
         if not answer.streamed or not every:

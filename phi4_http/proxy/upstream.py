@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import httpx
@@ -85,7 +85,7 @@ class Upstream:
         return self._callers[token]
 
     @contextlib.asynccontextmanager
-    async def holding(self, token: str | None, model: str) -> AsyncIterator[str]:
+    async def holding(self, token: str | None, model: str) -> AsyncGenerator[str, None]:
         """In the block, the model is loaded as it is to be: the name that requests use. Of many that come at once, one
         finds out what is to be known of it. Raises what a load raises."""
         phi, manager = self._known(token)

@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 from collections.abc import Callable, Iterator
 
+import openai
 from pydantic_ai.direct import model_request, model_request_stream
 from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, ThinkingPart
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -28,7 +29,8 @@ def ask_all(address: Callable[[Case], str], cases: list[Case]) -> Iterator[Seen]
 
 async def ask(url: str, case: Case) -> Seen:
     """One chat."""
-    model = OpenAIChatModel(case.name, provider=OpenAIProvider(base_url=url, api_key="sk-none"))
+    client = openai.AsyncOpenAI(base_url=url, api_key="sk-none", max_retries=0)
+    model = OpenAIChatModel(case.name, provider=OpenAIProvider(openai_client=client))
     messages = [ModelRequest.user_text_prompt(QUESTION)]
     try:
         if not case.stream:
