@@ -97,5 +97,5 @@ def test_a_template_is_looked_into_once() -> None:
             await upstream.aclose()
 
         asyncio.run(main())
-        asked = len(server.requests)
+        asked = len(server.asked)
     assert 0 < asked < 12
