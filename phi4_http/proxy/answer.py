@@ -129,7 +129,7 @@ class Tagged:
 class Streamed:
     """The answer as a stream of chunks; `id` and `created` are those of the completion."""
 
-    streamed = True
+    streamed: bool = True
 
     def __init__(self, asked: Asked, repair: Repair, *, id: str, created: int) -> None:
         self._counted = asked.counted
@@ -217,8 +217,8 @@ class Streamed:
 class Whole:
     """The answer as one JSON object."""
 
-    streamed = False
-    phase = ""
+    streamed: bool = False
+    phase: str = ""
 
     def __init__(self, asked: Asked, repair: Repair, *, id: str, created: int) -> None:
         self._head = {"id": id, "object": "chat.completion", "created": created, "model": asked.model}

@@ -174,7 +174,7 @@ class _Exchange:
         self._outcome: str | None = None
         self._error: str | None = None
         self._unread = False
-        self.left = False
+        self.left: bool = False
 
     def handled(self) -> Handled:
         """What became of it."""

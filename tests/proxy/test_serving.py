@@ -380,16 +380,28 @@ def test_sixty_four_streams_at_once(host: Host) -> None:
 
 
 def test_a_slow_reader_holds_up_nobody(client: httpx.Client) -> None:
-    """What is not read is bounded, and others are served meanwhile."""
-    body = sse(*(delta("<think>" + "x" * 60_000) for _ in range(200)), delta("</think>y", finish="stop"))
+    """What is not read is not fetched either, but for a little; and others are served meanwhile."""
+    piece, pieces, fetched = framed(sse(delta("x" * 60_000), done=False)), 1_500, [0]
 
-    with RawServer(lambda connection, request: answer(connection, body)) as server, proxied(server.url) as proxy:
-        request = json.dumps({"model": "m", "messages": MESSAGES, "stream": True}).encode()
+    def script(connection: socket.socket, request: bytes) -> None:
+        if b"fetch me" not in request:
+            return answer(connection)
+        connection.sendall(HEAD + framed(sse(delta("<think>"), done=False)))
+        with contextlib.suppress(OSError):
+            for _ in range(pieces):
+                connection.sendall(piece)
+                fetched[0] += 1
+
+    with RawServer(script) as server, proxied(server.url) as proxy:
+        request = json.dumps({"model": "m", "messages": [{"role": "user", "content": "fetch me"}], "stream": True})
         slow = socket.create_connection(("127.0.0.1", proxy.port))
-        slow.sendall(
-            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(request)}\r\n\r\n".encode() + request
-        )
-        time.sleep(0.2)
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(request)}\r\n\r\n"
+        slow.sendall((head + request).encode())
+        before = 0
+        while before == 0 or before != fetched[0]:
+            before = fetched[0]
+            time.sleep(1.0)
+        assert before < pieces / 2, "all of it is fetched, and kept"
         assert asking(client, proxy.url, "m", stream=True).succeeded
         slow.close()
 
