@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
+from pathlib import Path
 
 import httpx
 from support import CHATS, GUARD, asked_by_name, child_environment, command, run_child
 
+import phi4_http
+from phi4_http.cli import parse
 from phi4_http.cli.proxy import line
 from phi4_http.proxy.asgi import Handled
+from phi4_http.proxy.refused import _TOLD
+from phi4_http.settings import SETTINGS
 from phi4_http.tape.matching import Match
 from phi4_http.tape.playback import AT_ONCE
 from phi4_http.tape.server import ReplayServer
@@ -80,3 +87,16 @@ def test_a_line_says_who_left_and_what_failed() -> None:
     assert line(left) == "POST /v1/chat/completions, -, 1.0 s, m, cancelled, the client left"
     failed = Handled("GET", "/x", 502, 0.1, False, error="upstream_unreachable")
     assert line(failed) == "GET /x, 502, 0.1 s, upstream_unreachable"
+
+
+def test_the_guide_says_what_is() -> None:
+    """Its commands are understood, its variables are settings, and each code of an error is in it."""
+    guide = (Path(phi4_http.__file__).parent / "guide" / "proxy.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^phi4_http (proxy.*?)(?:#.*)?$", guide, re.MULTILINE)
+    assert len(commands) == 2
+    for each in commands:
+        parse(shlex.split(each))
+    assert set(re.findall(r"PHI4_HTTP_\w+", guide)) <= {setting.variable for setting in SETTINGS}
+    assert [code for _, _, _, code in _TOLD if f"`{code}`" not in guide] == []
+    for option in set(re.findall(r"`--([a-z-]+)", guide)) - {"json"}:
+        assert option in {setting.name for setting in SETTINGS}
