@@ -139,9 +139,10 @@ class Proxy:
             exchange.left = exchange.left or work in running
             for task in running:
                 task.cancel()
-            if running:
-                await asyncio.wait(running)
-            self._report(exchange.handled())
+            try:
+                await asyncio.gather(*running, return_exceptions=True)
+            finally:  # also where the server is closing
+                self._report(exchange.handled())
         if work is not None and not exchange.left:
             work.result()
 
@@ -307,7 +308,7 @@ class _Exchange:
                 body = await _read(response)
             except httpx.HTTPError as error:
                 raise ServerUnreachable(self._upstream.url, f"its list of models broke off ({error})") from error
-        infos: tuple[Any, ...] = ()
+        infos: Any = ()
         with contextlib.suppress(Phi4Error):  # the list stands without
             infos = await self._upstream.phi(token_of(self._headers)).client.models()
         await self._whole(200, with_lengths(body, infos, self._repair, self._upstream.planned_length))
@@ -324,8 +325,7 @@ class _Exchange:
 
     @property
     def _headers_for_json(self) -> Headers:
-        kept = [(name, value) for name, value in self._headers if name == b"authorization"]
-        return [*kept, (b"accept-encoding", b"identity")]
+        return [*(pair for pair in self._headers if pair[0] == b"authorization"), (b"accept-encoding", b"identity")]
 
     # What passes
 
