@@ -35,6 +35,7 @@ GROUPS = {
     **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
     "split": "split",
     "config": "config",
+    "proxy": "proxy",
     **dict.fromkeys(("serve", "record", "tape"), "tapes"),
 }
 """Every command with the module of its group, in the order of the help."""
