@@ -90,18 +90,19 @@ class Upstream:
         finds out what is to be known of it. Raises what a load raises."""
         phi, manager = self._known(token)
         studio, state = phi.client, phi._state
-        if self._load is not None:
-            await studio._run(look_up(state.server, model))
-            if state.server.native:
-                model = (await manager.get(model, self._load)).identifier
-            else:  # nobody can load it, and perhaps nobody tells how it is loaded
-                state.stated_length = self._load.context_length
-        if model not in self._met:
-            async with self._meeting:
-                if model not in self._met:
-                    await studio._run(placing_of(state, model, {}))
-                    self._met.add(model)
-        yield model
+        async with contextlib.AsyncExitStack() as held:
+            if self._load is not None:
+                await studio._run(look_up(state.server, model))
+                if state.server.native:
+                    model = (await held.enter_async_context(manager.use(model, self._load))).identifier
+                else:  # nobody can load it, and perhaps nobody tells how it is loaded
+                    state.stated_length = self._load.context_length
+            if model not in self._met:
+                async with self._meeting:
+                    if model not in self._met:
+                        await studio._run(placing_of(state, model, {}))
+                        self._met.add(model)
+            yield model
 
     async def send(
         self,
