@@ -13,6 +13,7 @@ stand-in is put into `Phi4()` and the like, and into `PHI4_HTTP_URL`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -215,8 +216,12 @@ def test_commands_that_are_not_run_have_options_that_there_are(block: Block) -> 
         words = shlex.split(line, comments=True)
         if words[0] == "pytest":
             assert all(f'"{word.partition("=")[0]}"' in plugin for word in words if word.startswith("--"))
-        else:
+        elif "phi4_http" in words:
             parse(words[words.index("phi4_http") + 1 :])
+        else:
+            (where,) = (word for word in words if word.startswith("phi4_http."))
+            module, _, name = where.partition(":")
+            assert hasattr(importlib.import_module(module), name)
 
 
 @of("ini")
