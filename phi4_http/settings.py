@@ -218,9 +218,10 @@ def add_options(parser: Any, *groups: str) -> None:
 
         return read
 
-    for setting in SETTINGS:
-        if setting.group not in groups:
-            continue
+    here = [setting for setting in SETTINGS if setting.group in groups]
+    # A command may have an option of its own that is named as a setting of another one.
+    parser.set_defaults(settings=(*(parser.get_default("settings") or ()), *(setting.field for setting in here)))
+    for setting in here:
         default = {True: "yes", False: "no", None: setting.unset}.get(setting.default, setting.default)
         said = setting.help if default == "-" else f"{setting.help} (default: {default})"
         flags = [*([f"-{setting.short}"] if setting.short else []), f"--{setting.name}"]
@@ -237,7 +238,7 @@ def fill(options: Any) -> None:
     Raises InvalidRequest for what the environment or the file says wrongly.
     """
     given = vars(options)
-    if missing := [field for field in BY_FIELD if field in given and given[field] is None]:
+    if missing := [field for field in given.get("settings", ()) if given[field] is None]:
         for field, found in find(missing).items():
             setattr(options, field, found.value)
 
