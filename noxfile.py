@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import shutil
+
 import nox
 
 nox.options.sessions = ["lint", "types", "tests"]
@@ -95,10 +98,37 @@ def benchmark(session: nox.Session) -> None:
     names the binary where it is not on the path.
     """
     session.install(".", *group("test"))
-    for name in ("stream", "start", "imports", "replay", "turns", "warm"):
+    for name in ("stream", "start", "imports", "replay", "turns", "warm", "proxying"):
         session.run("python", f"tests/benchmarks/{name}.py")
     for model in session.posargs:
         session.run("python", "tests/benchmarks/window.py", model)
+
+
+CLIENTS = {
+    "openai": "openai",
+    "litellm": "litellm",
+    "pydantic_ai": "pydantic-ai-slim[openai]",
+    "langchain": "langchain-openai",
+    "llm": "llm",
+    "node": "",
+}
+"""Each client of the proxy, and the package that has it; Node's comes by npm."""
+
+
+@nox.session
+@nox.parametrize("client", list(CLIENTS))
+def clients(session: nox.Session, client: str) -> None:
+    """Real clients read every shipped chat through the proxy, each in an environment of its own; a table says how."""
+    results = str(pathlib.Path(session.cache_dir) / "clients")
+    session.install(".", *([CLIENTS[client]] if CLIENTS[client] else []))
+    env = {"PYTHONPATH": "tests"}
+    if client == "node":
+        if shutil.which("npm") is None:
+            session.skip("there is no Node here")
+        session.run("npm", "install", "--prefix", session.create_tmp(), "openai", external=True)
+        env["NODE_PATH"] = str(pathlib.Path(session.create_tmp()) / "node_modules")
+    session.run("python", "tests/clients/check.py", client, results, env=env)
+    session.run("python", "tests/clients/check.py", "--table", results, env=env)
 
 
 # What pip is to compile of llama.cpp: its server too, without the page for browsers that it would fetch, and no faster

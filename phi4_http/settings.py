@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import InvalidRequest
-from .limits import LONGEST
+from .limits import LONGEST, Timeouts
 from .server import DEFAULT_URL
 
 SECTION = "phi4_http"
@@ -166,6 +166,34 @@ SETTINGS: tuple[Setting, ...] = (
         "ignore",
         choices=("ignore", "answer"),
     ),
+    Setting("host", "proxy", text, "the address to listen on", "127.0.0.1"),
+    Setting("port", "proxy", whole, "the port to listen on; 0: a free one", 1235, metavar="N"),
+    Setting(
+        "reasoning",
+        "proxy",
+        text,
+        "where the thought goes: reasoning_content, the content between tags, nowhere",
+        "field",
+        choices=("field", "tags", "drop"),
+    ),
+    Setting(
+        "closer",
+        "proxy",
+        text,
+        "the closing tag that counts; last: the content comes whole at the end",
+        "last",
+        choices=("last", "first"),
+    ),
+    Setting("keepalive", "proxy", real, "seconds of silence after which a stream gets a comment; 0: never", 3.0),
+    Setting(
+        "models", "proxy", text, "models to repair, as a regular expression", None, "Phi-4-reasoning-plus", "REGEX"
+    ),
+    Setting(
+        "allow-host", "proxy", text, "names that clients know it by, with commas; *: any", None, "loopback", "NAMES"
+    ),
+    Setting(
+        "cors", "proxy", text, "origins of web pages that may use it, with commas; *: any", None, "none", "ORIGINS"
+    ),
 )
 BY_FIELD: Mapping[str, Setting] = {setting.field: setting for setting in SETTINGS}
 
@@ -301,3 +329,21 @@ def near(name: str, known: Any) -> str:
 
     close = get_close_matches(name, list(known), 1)
     return f": did you mean {close[0]}?" if close else ""
+
+
+def timeouts_of(silence: float | None, whole: float | None) -> Timeouts:
+    """The time limits: the one on silence holds for every wait; without it, those that need no model keep their own."""
+    usual = Timeouts()
+    if silence is None:
+        return Timeouts(total=whole)
+    connect = min(silence, usual.connect or silence)
+    return Timeouts(connect=connect, request=silence, first_byte=silence, idle=silence, total=whole)
+
+
+def token_in(variable: str | None) -> str | None:
+    """The token in the variable that was named; None leaves it to the usual ones. Raises InvalidRequest."""
+    if variable is None:
+        return None
+    if not os.environ.get(variable, "").strip():
+        raise InvalidRequest(f"the variable {variable}, which is to hold the API token, is not set")
+    return os.environ[variable].strip()

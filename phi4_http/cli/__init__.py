@@ -21,9 +21,6 @@ from .exits import CODES, INTERRUPTED, exit_code
 from .output import Output, Unwritable, prepare_streams
 from .parser import Parser
 
-_EPILOG = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in CODES.items())
-
-
 GROUPS = {
     "ask": "asking",
     "batch": "batch",
@@ -35,6 +32,7 @@ GROUPS = {
     **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
     "split": "split",
     "config": "config",
+    "proxy": "proxy",
     **dict.fromkeys(("serve", "record", "tape"), "tapes"),
 }
 """Every command with the module of its group, in the order of the help."""
@@ -45,7 +43,7 @@ def build_parser(commands: Iterable[str] = GROUPS) -> argparse.ArgumentParser:
     parser = Parser(
         prog="phi4_http",
         description="Ask Phi-4-reasoning-plus in LM Studio, over plain HTTP: its thought apart from its solution.",
-        epilog=_EPILOG,
+        epilog=_epilog() if commands is GROUPS else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-V", "--version", action="version", version=f"phi4_http {__version__}")
@@ -55,11 +53,24 @@ def build_parser(commands: Iterable[str] = GROUPS) -> argparse.ArgumentParser:
     return parser
 
 
+def _epilog() -> str:
+    from .guide import listed
+
+    codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in CODES.items())
+    return f"topics of the guide (`phi4_http help TOPIC` prints one):\n{listed()}\n\nexit codes:\n{codes}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the arguments and run the command; return its exit code."""
     prepare_streams()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return run_command(parse(sys.argv[1:] if arguments is None else arguments))
+        if len(arguments) > 1 and arguments[0] == "help":
+            from . import guide
+
+            if guide.wanted(arguments[1], GROUPS):
+                return guide.show(arguments[1], GROUPS, Output())
+        return run_command(parse(arguments))
     except SystemExit as end:  # help was printed, or what is wrong with the arguments
         return Output().ended(int(end.code or 0))
     except KeyboardInterrupt:

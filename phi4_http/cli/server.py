@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequest
-from ..limits import Timeouts
-from ..settings import add_options
+from ..settings import add_options, timeouts_of, token_in
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio
@@ -36,26 +33,8 @@ def connect(options: argparse.Namespace) -> LMStudio:
         transport = Tape(tape_folder(options.replay)).replay()
     return LMStudio(
         options.url,
-        token=_token(options.token_variable),
-        timeouts=_timeouts(options.timeout, options.max_time),
+        token=token_in(options.token_variable),
+        timeouts=timeouts_of(options.timeout, options.max_time),
         transport=transport,
         lms=options.lms,
     )
-
-
-def _timeouts(silence: float | None, whole: float | None) -> Timeouts:
-    """The time limits: the one on silence holds for every wait; without it, those that need no model keep their own."""
-    usual = Timeouts()
-    if silence is None:
-        return Timeouts(total=whole)
-    connect = min(silence, usual.connect or silence)
-    return Timeouts(connect=connect, request=silence, first_byte=silence, idle=silence, total=whole)
-
-
-def _token(variable: str | None) -> str | None:
-    """The token in the variable that was named; None leaves it to the usual ones."""
-    if variable is None:
-        return None
-    if not os.environ.get(variable, "").strip():
-        raise InvalidRequest(f"the variable {variable}, which is to hold the API token, is not set")
-    return os.environ[variable].strip()

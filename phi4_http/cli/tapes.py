@@ -133,7 +133,7 @@ def serve(options: argparse.Namespace, output: Output) -> int:
         )
     except (OSError, ValueError, OverflowError) as error:
         raise InvalidRequest(str(error)) from None
-    return _stay(server, output, f"{len(exchanges)} exchanges of {options.folder}")
+    return stay(server, output, f"{len(exchanges)} exchanges of {options.folder}")
 
 
 def record(options: argparse.Namespace, output: Output) -> int:
@@ -160,7 +160,7 @@ def record(options: argparse.Namespace, output: Output) -> int:
         )
     except (OSError, ValueError, OverflowError) as error:
         raise InvalidRequest(str(error)) from None
-    return _stay(proxy, output, f"recording {options.upstream} onto {options.folder}")
+    return stay(proxy, output, f"recording {options.upstream} onto {options.folder}")
 
 
 def _record_command(command: Sequence[str], tape: Tape, mode: str) -> int:
@@ -225,7 +225,7 @@ def _named(exchanges: Sequence[Exchange], name: str) -> Exchange:
     raise InvalidRequest(f"there is no exchange named {name!r}; there are {', '.join(each.name for each in exchanges)}")
 
 
-def _stay(server: LoopbackServer, output: Output, what: str) -> int:
+def stay(server: LoopbackServer, output: Output, what: str) -> int:
     """Serve until Ctrl-C, which is how it is meant to end."""
     with server:
         if output.as_json:

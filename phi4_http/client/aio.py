@@ -151,10 +151,11 @@ class AsyncLMStudio(_Block, Connected[httpx.AsyncClient, httpx.AsyncBaseTranspor
             channel = AsyncChannel(self._endpoint.url, step.request, self.timeouts)
             channel.send = lambda: self._http.send(sent, stream=True)
             channel.begin_job(self._state.work)
-        if step.seconds is None:
-            await channel.open()
-        else:
-            await channel.open_within(step.seconds)
+        try:
+            await (channel.open() if step.seconds is None else channel.open_within(step.seconds))
+        except BaseException:  # nobody has the channel yet: what opens it must not go on
+            await channel.aclose()
+            raise
         return channel
 
 

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from ..errors import Phi4Error
+from ..flow import Enter, Leave, Step
+from .base import check_block
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -167,11 +171,30 @@ class AsyncBatch(_Batch):
 
 
 def _twin(client: LMStudio) -> AsyncLMStudio:
-    """The asynchronous client of the same server. One with a transport of its own is asked through it, in threads."""
+    """The asynchronous client of the same server. One with a transport of its own is asked through it, in threads, in
+    which the blocking manager that holds a question's model works too."""
+    import asyncio
+
     from .aio import AsyncLMStudio
 
+    class Twin(AsyncLMStudio):
+        async def _perform(self, step: Step) -> Any:
+            if isinstance(step, Enter):
+                check_block(step.context, "__enter__")
+                entering = asyncio.create_task(asyncio.to_thread(step.context.__enter__))
+                try:
+                    return await asyncio.shield(entering)
+                except asyncio.CancelledError:  # the thread goes on: what it enters is left
+                    with contextlib.suppress(Phi4Error):
+                        await entering
+                        await asyncio.to_thread(step.context.__exit__, None, None, None)
+                    raise
+            if isinstance(step, Leave):
+                return await asyncio.to_thread(step.context.__exit__, None, None, None)
+            return await super()._perform(step)
+
     transport = None if client._network else _InThreads(client._http)
-    twin = AsyncLMStudio(client.url, timeouts=client.timeouts, transport=transport, lms=client._lms)
+    twin = Twin(client.url, timeouts=client.timeouts, transport=transport, lms=client._lms)
     twin._endpoint = client._endpoint  # with its token
     return twin
 

@@ -230,10 +230,10 @@ class ModelCache(Watch):
             refuse(old, lacking, config)
         name = seen.identifier if seen.identifier != key else config.identifier
         wanted = dataclasses.replace(config, ttl=seen.ttl, identifier=name)
-        order = ways_of(self.server, self._ways)
+        order: tuple[Way, ...] = ways_of(self.server, self._ways)
         if seen.ttl is None:
             order = tuple(way for way in order if way != "jit")  # which sets one of its own
-        usable = tuple(way for way in order if not wanted.beyond(way))
+        usable: tuple[Way, ...] = tuple(way for way in order if not wanted.beyond(way))
         if not usable:
             refuse(old, lacking, config)
         return seen, wanted, usable

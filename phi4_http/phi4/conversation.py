@@ -35,16 +35,13 @@ def build_messages(
     *,
     history: Iterable[Mapping[str, Any]] = (),
     instructions: str | None = None,
-    with_system: bool = True,
 ) -> list[dict[str, Any]]:
     """The messages of one request: system prompt, history, prompt (none where it is None).
 
-    Without a system message (`with_system`), the instructions stand before the prompt: for servers whose template puts
-    in the model's prompt itself and would drop ours.
     Raises InvalidRequest for an empty prompt and for a history that is none.
     """
     said = [outgoing(message) for message in check_history(history)]
-    return assemble(prompt, said, instructions=instructions, with_system=with_system)
+    return assemble(prompt, said, instructions=instructions)
 
 
 def assemble(
@@ -52,7 +49,6 @@ def assemble(
     said: Sequence[Mapping[str, Any]],
     *,
     instructions: str | None = None,
-    with_system: bool = True,
 ) -> list[dict[str, Any]]:
     """As `build_messages`, of messages that are as they go out."""
     if prompt is None and not said:
@@ -65,10 +61,7 @@ def assemble(
     if instructions:
         extra.append(instructions)
     turns = [dict(message) for message in said if message["role"] not in _SYSTEM_ROLES]
-    if with_system:
-        turns.insert(0, {"role": "system", "content": system_message(extra)})
-    elif prompt is not None:
-        prompt = "\n\n".join([*(text for text in map(_own, extra) if text), prompt])
+    turns.insert(0, {"role": "system", "content": system_message(extra)})
     return turns if prompt is None else [*turns, {"role": "user", "content": prompt}]
 
 

@@ -141,7 +141,7 @@ class ThinkSplitter:
         self._field_text(self._unmark_field.feed(text))
         return self._out()
 
-    def end_thought(self, last_words: str = "", gap: str = "") -> list[TextEvent]:
+    def end_thought(self, last_words: str, gap: str) -> list[TextEvent]:
         """End a thought that runs, for the model, which goes on to its solution: as if it had written these last words,
         the closing tag and the white space of `gap`. After a thought from a field, the rest is read as after any."""
         if not self.thinking:

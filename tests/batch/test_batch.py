@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -184,6 +186,25 @@ def test_a_client_of_ones_own_is_asked_through() -> None:
         found = list(Phi4(LMStudio(http_client=http), model="m", system="send").batch(["x"]))
     assert [answer.solution for answer in found] == ["56"]
     assert server.requests[-1].headers["x-mine"] == "yes"
+
+
+def test_a_blocking_manager_holds_the_model_of_each_question() -> None:
+    """It is entered before the question goes out, and left after its reply, though the work is asyncio's."""
+    from phi4_http import LMStudio, Phi4
+
+    told: list[str] = []
+
+    class Manager:
+        @contextlib.contextmanager
+        def use(self, key: str, config: object = None) -> Iterator[Any]:
+            told.append("held")
+            yield SimpleNamespace(identifier=key)
+            told.append("left")
+
+    studio = LMStudio(transport=Recording({"/v1/chat/completions": GOOD}))
+    found = list(Phi4(studio, model="m", system="send", manager=Manager()).batch(["x", "y"], jobs=1))
+    assert [answer.solution for answer in found] == ["56", "56"]
+    assert told == ["held", "left"] * 2
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

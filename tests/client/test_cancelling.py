@@ -100,3 +100,23 @@ def test_a_question_that_is_waited_for_is_left(within: Callable[[float], Any], h
         asyncio.run(main())
         assert server.left.wait(GUARD)
         assert server.connections == 2
+
+
+@each_way
+def test_a_stream_that_is_opened_while_it_says_so_is_left(within: Callable[[float], Any]) -> None:
+    """Between two words on waiting, nobody has the connection yet: it is closed all the same."""
+
+    def script(connection: Any, request: bytes) -> None:
+        await_leaving(connection)
+        server.left.set()
+
+    async def main() -> None:
+        async with AsyncLMStudio(server.url) as client:
+            phi = AsyncPhi4(client, model="m", system="send")
+            async with within(0.2), phi.stream("x", waiting=True) as reply:
+                async for _ in reply:
+                    pass
+            assert await asyncio.to_thread(server.left.wait, GUARD)
+
+    with RawServer(script) as server:
+        asyncio.run(main())

@@ -260,18 +260,6 @@ def test_what_is_no_prompt_is_told_with_what_it_is(prompt: Any, words: str) -> N
     assert str(caught.value) == words
 
 
-def test_without_a_system_message_instructions_stand_before_the_prompt() -> None:
-    """Those of the history first, without the model's own prompt."""
-    history = [
-        {"role": "system", "content": f"{SYSTEM_PROMPT}\n\nBe brief."},
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": "q"},
-    ]
-    messages = build_messages("hi", history=history, instructions="In French.", with_system=False)
-    assert messages == [{"role": "user", "content": "q"}, {"role": "user", "content": "Be brief.\n\nIn French.\n\nhi"}]
-    assert build_messages(None, history=messages, with_system=False) == messages
-
-
 def test_parts_of_an_instruction_are_read_as_one_text() -> None:
     """Those that are no text, such as pictures, have none."""
     parts = [{"type": "text", "text": "Be "}, {"type": "image_url"}, {"type": "text", "text": "brief."}]

@@ -780,3 +780,16 @@ def test_settings_that_cannot_work_are_refused(settings_that_cannot_work: dict[s
     """A setting of another value, tags without a closer, an empty tag, or one that begins another: InvalidRequest."""
     with pytest.raises(InvalidRequest):
         ThinkSplitter(**settings_that_cannot_work)
+
+
+def test_a_field_that_goes_on_after_its_thought_was_ended_is_thought_again() -> None:
+    """What a server puts in the thought's field is thought, whatever was ended before."""
+    splitter = ThinkSplitter()
+    splitter.feed_reasoning("a")
+    assert splitter.end_thought("!", "\n") == [Thinking("!")]
+    assert not splitter.thinking
+    assert splitter.feed_reasoning("b") == [Thinking("b")]
+    assert splitter.thinking
+    splitter.feed("c")
+    splitter.close()
+    assert (splitter.thought, splitter.solution) == ("a!b", "c")
