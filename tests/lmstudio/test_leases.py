@@ -30,6 +30,7 @@ from phi4_http.flow import Http, Lms
 from phi4_http.lmstudio import unloading
 from phi4_http.lmstudio.config import LoadConfig
 from phi4_http.lmstudio.lease import Leases, until
+from phi4_http.lmstudio.memory import Memory
 from phi4_http.running import work_at
 from phi4_http.server import address
 
@@ -272,6 +273,12 @@ def test_a_request_of_ours_begins_the_quiet_time_anew(
     with pytest.raises(ModelBusy):
         manager.eject(LLAMA)
     time.sleep(0.6)
+    held = Leases(address(world.url)).take(LLAMA)  # as another process does
+    assert held is not None
+    held.release()
+    with pytest.raises(ModelBusy):
+        manager.eject(LLAMA)
+    time.sleep(0.6)
     manager.eject(LLAMA)
     assert world.loaded == []
 
@@ -427,6 +434,16 @@ def test_twelve_threads_look_little_more_than_one(world: World) -> None:
         assert run_threads(12, lambda: manager.get(LLAMA, LONG).identifier) == [LLAMA] * 12
     assert len(world.calls("ps")) <= 2 * alone
     assert len(world.calls("load")) == 2
+
+
+def test_a_look_that_is_older_than_a_load_does_not_forget_it() -> None:
+    """It began before the instance was there, and ended after."""
+    memory, before = Memory(), time.monotonic()
+    memory.keep(LLAMA, LONG, 0, 0.0)
+    memory.keep_only(set(), before)
+    assert set(memory.own) == {LLAMA}
+    memory.keep_only(set(), time.monotonic() + 1)
+    assert not memory.own
 
 
 def test_twelve_threads_share_a_failure(world: World) -> None:

@@ -109,16 +109,18 @@ def test_a_forked_child_holds_nothing_and_takes_nothing(path: Path) -> None:
         mine.release()
         os.write(write, b"held" if held else b"none")
         time.sleep(600)
-    assert os.read(read, 4) == b"none"
-    other = FileLock(path)
-    assert not other.acquire()
-    mine.release()
-    assert other.acquire()
-    other.release()
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(read)
-    os.close(write)
+    try:
+        assert os.read(read, 4) == b"none"
+        other = FileLock(path)
+        assert not other.acquire()
+        mine.release()
+        assert other.acquire()
+        other.release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "link", "socket"])
