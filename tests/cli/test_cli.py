@@ -229,8 +229,9 @@ def test_an_error_has_its_own_sentence_in_json(as_json: dict[str, Ran]) -> None:
 
 @contextlib.contextmanager
 def good_server(answer: bytes = GOOD) -> Iterator[RawServer]:
-    """A server that answers every request with one reply, and keeps what it was asked."""
-    with RawServer(lambda connection, request: connection.sendall(HEAD + framed(answer) + b"0\r\n\r\n")) as server:
+    """A server that answers every request with one reply, keeps what it was asked, and says that it closes then."""
+    head = HEAD.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n"
+    with RawServer(lambda connection, request: connection.sendall(head + framed(answer) + b"0\r\n\r\n")) as server:
         yield server
 
 

@@ -64,9 +64,10 @@ def opened(path: str | Path) -> Iterator[State]:
         try:
             yield state
         finally:
+            text = json.dumps(state)  # whole, since a process of `lms` may be killed in mid-write
             file.seek(0)
+            file.write(text)
             file.truncate()
-            json.dump(state, file)
 
 
 def _settle(state: State) -> None:
