@@ -61,10 +61,11 @@ class UnsupportedSetting(InvalidRequest):
     """`way` of loading (`lms`, `rest`, `jit`) can't set `settings`; the ways in `able` can, where there are any."""
 
     def __init__(self, settings: tuple[str, ...], *, way: str, able: tuple[str, ...] = (), reason: str = "") -> None:
-        self.settings, self.way, self.able = settings, way, able
-        instead = f"these can: {', '.join(able)}" if able else "no other way can set all that was asked for"
-        because = f" ({reason})" if reason else ""
-        super().__init__(f"loading through {way!r} can't set {', '.join(settings)}{because}; {instead}")
+        self.settings: tuple[str, ...] = settings
+        self.way: str = way
+        self.able: tuple[str, ...] = able
+        rest = f"these can: {', '.join(able)}" if able else "no other way can set all that was asked for"
+        super().__init__(f"loading through {way!r} can't set {', '.join(settings)}{reason and f' ({reason})'}; {rest}")
 
 
 class ServerUnreachable(Phi4Error):

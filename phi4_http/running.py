@@ -18,7 +18,7 @@ class Job:
 
     def __init__(self, work: Work, model: str) -> None:
         self._work: Work | None = work
-        self.model = model
+        self.model: str = model
 
     def end(self) -> None:
         """It is over."""

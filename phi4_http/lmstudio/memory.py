@@ -80,7 +80,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.lock = threading.Lock()  # never held over a step
+        self.lock: threading.Lock = threading.Lock()  # never held over a step
         self.own: dict[str, Own] = {}
         """By identifier."""
         self.loading: dict[int, int] = {}
