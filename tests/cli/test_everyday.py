@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import GOOD, GUARD, HEAD, RawServer, child_environment, command, framed, run_child
+from support import GOOD, GUARD, HEAD, RawServer, child_environment, command, delta, framed, run_child, sse, usage
 from tools import completions
 
 from phi4_http import Timeouts
@@ -37,6 +37,8 @@ import pyte
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 ASK = ("--model", "m", "--system", "send")
+SHORT = GOOD.replace(b'"stop"', b'"length"')
+UNCLOSED = sse(delta("<think>"), delta("7 × 8"), delta(finish="length"), usage(9, 4))
 
 
 def server() -> RawServer:
@@ -407,11 +409,11 @@ def test_text_can_not_seem_to_stand_in_another_order() -> None:
         assert run_child("ask", "x", *ASK, "--url", to.url).out == "5\u202e6\u2066\n"
 
 
-@pytest.mark.parametrize("variables", [{"LC_ALL": "no_SUCH.locale"}, {"LC_ALL": "C", "LANG": ""}])
-def test_a_broken_locale_breaks_nothing(variables: dict[str, str]) -> None:
+@pytest.mark.parametrize("locale", ["no_SUCH.locale", "C"])
+def test_a_broken_locale_breaks_nothing(locale: str) -> None:
     """What can't be written is an escape at worst."""
     with server() as to:
-        ran = run_child("ask", "é", *ASK, "--url", to.url, PYTHONUTF8=None, **variables)
+        ran = run_child("ask", "é", *ASK, "--url", to.url, PYTHONUTF8=None, LC_ALL=locale)
     assert (ran.code, ran.out) == (0, "56\n")
     assert "Traceback" not in ran.err
 
@@ -434,15 +436,16 @@ def test_the_stalled_demo_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "was cut" in capsys.readouterr().err
 
 
-def test_a_solution_cut_by_the_limit_goes_where_the_exit_code_says(tmp_path: Path) -> None:
-    """It has ended, so it is written to the file, and the exit code says that it is not whole."""
+@pytest.mark.parametrize(("answer", "code", "out"), [(SHORT, 11, "56\n"), (UNCLOSED, 10, "")])
+def test_a_reply_that_is_not_whole_leaves_the_file_as_it_was(
+    tmp_path: Path, answer: bytes, code: int, out: str
+) -> None:
+    """What came of the solution is on stdout, and an older answer is not lost to half of a new one."""
     file = tmp_path / "answer"
-    short = GOOD.replace(b'"stop"', b'"length"')
-    assert short != GOOD
-    with RawServer(lambda connection, request: connection.sendall(HEAD + framed(short) + b"0\r\n\r\n")) as to:
+    file.write_text("old", encoding="utf-8")
+    with RawServer(lambda connection, request: connection.sendall(HEAD + framed(answer) + b"0\r\n\r\n")) as to:
         ran = run_child("ask", "x", "-o", str(file), *ASK, "--url", to.url)
-    print(ran, file.exists())
-    assert ran.code == 11
+    assert (ran.code, ran.out, file.read_text(encoding="utf-8")) == (code, out, "old")
 
 
 def test_an_overflow_says_what_takes_what_and_which_option_changes_it() -> None:
