@@ -32,6 +32,7 @@ GROUPS = {
     **dict.fromkeys(("ps", "load", "unload", "estimate", "server"), "loading"),
     "split": "split",
     "config": "config",
+    "completion": "completion",
     "proxy": "proxy",
     **dict.fromkeys(("serve", "record", "tape"), "tapes"),
 }
@@ -103,7 +104,7 @@ def run_command(options: argparse.Namespace) -> int:
     """Run a command whose arguments are read; return its exit code."""
     output = Output(as_json=getattr(options, "json", False), quiet=getattr(options, "quiet", False))
     try:
-        with output.told():
+        with output.told(verbose=getattr(options, "verbose", False)):
             if getattr(options, "fills", True):
                 fill(options)
             return output.ended(options.run(options, output))

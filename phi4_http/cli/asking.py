@@ -98,9 +98,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
     try:
         code = _run(options, Output(as_json=output.as_json, quiet=output.quiet, out=held))
     finally:
-        if code == INTERRUPTED:
+        if code:
             output.text(held.getvalue())
-    if code != INTERRUPTED:
+    if not code:
         history.write(options.output, held.getvalue())
     return code
 

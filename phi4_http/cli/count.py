@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     before = history.load(options.history) if options.history else []
     from ..client.blocking import Phi4
 
-    with connect(options) as client:
+    with output.looking("counting"), connect(options) as client:
         counted = Phi4(client, model=options.model, instructions=options.instructions).count(prompt, history=before)
     if output.as_json:
         output.object({"type": "count", **counted._asdict()})

@@ -192,7 +192,8 @@ def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> 
     from ..client.kept import user_folder
 
     keeper = Keeper(client)
-    model = ready_model(client, options, output, keeper)
+    with output.looking("looking for the model"):
+        model = ready_model(client, options, output, keeper)
     stated = None if client._state.native else options.context_length
     return Phi4(
         client,
@@ -290,7 +291,7 @@ def run_unload(options: argparse.Namespace, output: Output) -> int:
 
 def list_loaded(options: argparse.Namespace, output: Output) -> int:
     """The loaded instances."""
-    with connect(options) as client:
+    with output.looking("asking what is loaded"), connect(options) as client:
         instances = client.loaded()
     if output.as_json:
         for instance in instances:
@@ -304,7 +305,7 @@ def list_loaded(options: argparse.Namespace, output: Output) -> int:
 
 def run_estimate(options: argparse.Namespace, output: Output) -> int:
     """What a load would take; an exit code of 6 where it does not fit."""
-    with connect(options) as client:
+    with output.looking("estimating"), connect(options) as client:
         guess = client.estimate(options.key, config_of(options))
     if output.as_json:
         output.object({"type": "estimate", **asdict(guess)})

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from ..errors import Phi4Error
 from ..events import Event, Finished, Reply, Revised, Solution, Thinking, Thought, Waiting
-from .text import aligned, clipped, columns, in_words, seen
+from .text import Wrapping, aligned, clipped, columns, in_words, seen
 
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 UNKNOWN = "?"
@@ -46,7 +46,7 @@ class _Log(logging.Handler):
     """What the library logs, as a message."""
 
     def __init__(self, output: Output) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -75,6 +75,9 @@ class Output:
         self._on_line = False
         self.err_live: bool = self._err_seen and os.environ.get("TERM") != "dumb"
         self._colour = self.err_live and not os.environ.get("NO_COLOR")
+        moves = self.live and os.environ.get("TERM") != "dumb"
+        self._out_wraps = Wrapping(self.out if moves else None)
+        self._err_wraps = Wrapping(self.err if self.err_live else None)
 
     @property
     def waits(self) -> bool:
@@ -97,19 +100,19 @@ class Output:
 
     def text(self, text: str) -> None:
         """More of the answer, to stdout, at once."""
-        self._put(seen(text) if self.live else text)
+        self._put(self._out_wraps.feed(seen(text)) if self.live else text)
         self.flush()
 
     def note(self, text: str) -> None:
         """A message, to stderr."""
         if not self.quiet:
-            self._tell(f"{seen(text) if self._err_seen else text}\n")
+            self.told_plainly(f"{text}\n")
 
     def dim(self, text: str) -> None:
         """More of what stands back, to stderr, at once."""
         if self.quiet:
             return
-        text = seen(text) if self._err_seen else text
+        text = self._err_wraps.feed(seen(text)) if self._err_seen else text
         self._tell(f"{_DIM}{text}{_PLAIN}" if self._colour else text)
 
     def written(self, text: str) -> None:
@@ -119,7 +122,7 @@ class Output:
 
     def told_plainly(self, text: str) -> None:
         """A message that nothing silences, to stderr."""
-        self._tell(seen(text) if self._err_seen else text)
+        self._tell(Wrapping(self.err if self.err_live else None).feed(seen(text)) if self._err_seen else text)
 
     def _put(self, text: str) -> None:
         try:
@@ -141,14 +144,17 @@ class Output:
                 self.err, self.err_live = io.StringIO(), False
 
     @contextlib.contextmanager
-    def told(self) -> Generator[None, None, None]:
+    def told(self, *, verbose: bool = False) -> Generator[None, None, None]:
         """What the library logs meanwhile is told as messages are: no line of it is glued to the status line."""
         handler, log = _Log(self), logging.getLogger("phi4_http")
+        before = log.level
+        log.setLevel(logging.DEBUG if verbose else logging.WARNING)
         log.addHandler(handler)
         try:
             yield
         finally:
             log.removeHandler(handler)
+            log.setLevel(before)
 
     def error(self, error: Phi4Error) -> None:
         """An error, as the last object or as one line."""
@@ -206,6 +212,10 @@ class Output:
         """Let what is still to be written there vanish: Python must not try at its exit."""
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    def looking(self, what: str) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """A status line that says what is waited for, and for how long."""
+        return self.status(lambda seconds: f"{what} {seconds:.0f} s")
 
     @contextlib.contextmanager
     def status(self, text: Callable[[float], str]) -> Generator[Callable[[], None], None, None]:

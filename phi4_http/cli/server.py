@@ -15,7 +15,11 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which server."""
     group = parser.add_argument_group("server")
     add_options(group, "server")
-    parser.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr but errors")
+    loudness.add_argument(
+        "-v", "--verbose", action="store_true", help="say what is sent and received: no token, and no text of a prompt"
+    )
     group.add_argument(
         "--replay", metavar="FOLDER", help="a tape that answers in the server's stead; or phi4, llama_cpp"
     )

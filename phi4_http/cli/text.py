@@ -60,6 +60,53 @@ def clipped(text: str, width: int) -> str:
     return f"{text}…"
 
 
+class Wrapping:
+    """Text that comes in pieces, broken between words where the terminal ends. Without a terminal it stays as it is.
+
+    What has come of a word is shown at once, and taken to the next line where its rest does not fit. Markdown's code
+    and tables are left to the terminal: a break of ours would change them.
+    """
+
+    def __init__(self, terminal: TextIO | None) -> None:
+        self._terminal = terminal
+        self._line = self._word = ""
+        self._column = self._begin = 0  # of the cursor, and of the word that it stands in
+        self._fenced = False
+
+    def feed(self, text: str) -> str:
+        """More of it, as it is to be written."""
+        if self._terminal is None:
+            return text
+        width = columns(self._terminal) - 1  # in the very last column, terminals differ in where the cursor is
+        return "".join(self._piece(piece, width) for piece in re.findall(r"\n|[^\S\n]+|\S+", text))
+
+    def _piece(self, piece: str, width: int) -> str:
+        if piece == "\n":
+            self._fenced ^= self._line.lstrip().startswith("```")
+            self._line, self._word, self._column, self._begin = "", "", 0, 0
+            return piece
+        self._line += piece if len(self._line) < width else ""
+        if piece.isspace():
+            room = width - self._column
+            piece = piece if self._verbatim else piece[: max(room, 0)]
+            self._column += wide(piece)
+            self._word, self._begin = "", self._column
+            return piece
+        self._word += piece
+        if self._column + wide(piece) <= width or not self._begin or self._verbatim:
+            self._column += wide(piece)
+            if self._column > width and not self._begin:
+                self._column %= width + 1
+            return piece
+        shown = self._column - self._begin
+        self._column, self._begin = wide(self._word) % (width + 1), 0
+        return (f"\x1b[{shown}D\x1b[K" if shown else "") + f"\n{self._word}"
+
+    @property
+    def _verbatim(self) -> bool:
+        return self._fenced or self._line.startswith(("    ", "\t", "|")) or self._line.lstrip().startswith("```")
+
+
 def in_words(error: Phi4Error) -> str:
     """An error's sentence, with the options of the command line in place of Python's parameters."""
     said = str(error)

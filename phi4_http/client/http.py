@@ -9,7 +9,7 @@ import socket
 import ssl
 import urllib.parse
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,13 +133,25 @@ def request_options(to: Endpoint, step: Http) -> dict[str, Any]:
             # llama-cpp-python): the next request must not find it in the pool.
             headers["Connection"] = "close"
     read, _ = limit_of(timeouts, step)
+    content = None if step.body is None else encode(step.body)
+    log.debug("sent: %s %s%s", step.method, step.path, _told(step.body, content))
     return {
         "method": step.method,
         "url": to.url + step.path,
         "headers": headers,
-        "content": None if step.body is None else encode(step.body),
+        "content": content,
         "timeout": httpx.Timeout(connect=timeouts.connect, read=read, write=timeouts.request, pool=None),
     }
+
+
+def _told(body: Mapping[str, Any] | None, content: bytes | None) -> str:
+    """A body as a log may hold it: its size, the model, numbers and switches; no text, which may be secret."""
+    if body is None or content is None or not log.isEnabledFor(logging.DEBUG):
+        return ""
+    shown = {name: value for name, value in body.items() if name == "model" or isinstance(value, int | float)}
+    counted = {name: len(value) for name, value in body.items() if isinstance(value, list | tuple)}
+    parts = [*(f"{name}={value!r}" for name, value in shown.items()), *(f"{n} {name}" for name, n in counted.items())]
+    return f", {len(content):,} bytes: {', '.join(parts)}"
 
 
 def limit_of(timeouts: Timeouts, step: Http) -> tuple[float | None, str]:

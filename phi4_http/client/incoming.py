@@ -7,6 +7,7 @@ bytes make is never held at once.
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from ..limits import ANSWER_LIMIT, ERROR_LIMIT, EVENT_LIMIT, INFLATION, Timeouts
 from ..running import Job, Work
 from .http import limit_of, translate
 from .sse import EventReader, TooLong
+
+log: logging.Logger = logging.getLogger("phi4_http")
 
 _PIECE = 1 << 16
 
@@ -45,6 +48,7 @@ class Incoming:
         self._size = 0
         self._cut = False
         self._job: Job | None = None
+        self._came = 0
 
     def begin_job(self, work: Work) -> None:
         """The model that the request names works from now on, until the channel is closed."""
@@ -53,7 +57,10 @@ class Incoming:
             self._job = work.begin(model)
 
     def end_job(self) -> None:
-        """It works no more."""
+        """It works no more: the channel is closed."""
+        if self._came:
+            log.debug("received: %s bytes in %.1f s", f"{self._came:,}", time.monotonic() - self._started)
+            self._came = 0
         if self._job is not None:
             self._job.end()
 
@@ -69,6 +76,8 @@ class Incoming:
         self.response = response
         self.status, self.headers = response.status_code, response.headers
         self.opened = True
+        kind = self.headers.get("content-type", "-")
+        log.debug("received: %s %s after %.1f s", self.status, kind, time.monotonic() - self._started)
 
     def unpacking(self) -> Unpacking | None:
         """What undoes the body's encoding, if anything is to be undone. Raises NotLMStudio for an unknown one."""
@@ -87,6 +96,7 @@ class Incoming:
 
     def came(self, data: bytes) -> list[ServerSentEvent]:
         """The events that these bytes complete. Raises NotLMStudio for one that never ends."""
+        self._came += len(data)
         if self._events is None:
             return []
         try:
@@ -130,6 +140,7 @@ class Incoming:
         limit = ERROR_LIMIT if self.refused else ANSWER_LIMIT
         self._held.append(data)
         self._size += len(data)
+        self._came += len(data)
         if self._size > limit:
             if not self.refused:
                 raise self._no_answer(f"its answer is longer than {limit:,} bytes")

@@ -61,13 +61,15 @@ os.execv(sys.executable, [sys.executable, "-m", "phi4_http", *sys.argv[2:]])
 class Talk:
     """A command that runs, and what it has written so far, standard output and standard error apart."""
 
-    def __init__(self, server: StandIn, *arguments: str, terminal: bool = False, out_to_pipe: bool = False) -> None:
+    def __init__(
+        self, server: StandIn, *arguments: str, terminal: bool = False, out_to_pipe: bool = False, **variables: str
+    ) -> None:
         name, *rest = arguments
         line = [sys.executable, "-c", _LAUNCH, "terminal" if terminal else "pipe", name, "--url", server.url, *rest]
         self._changed = threading.Condition()
         self.text = {"out": "", "err": ""}
         self._ends: list[int] = []
-        environment = child_environment(TERM="xterm", NO_COLOR="1", COLUMNS="200")
+        environment = child_environment(TERM="xterm", NO_COLOR="1", COLUMNS="200", **variables)
         if terminal:
             import pty
 
@@ -512,6 +514,45 @@ def test_chat_has_its_commands(tmp_path: Path) -> None:
     ]
 
 
+def test_a_retry_puts_another_answer_in_place_of_the_last(tmp_path: Path) -> None:
+    """The same question again, without the answer that it had; with nothing asked, it says so."""
+    file = tmp_path / "talk.json"
+    script = f"/retry\nIs it late?\n/retry\nAnd now?\n/save {file}\n/exit\nNever asked\n"
+    with StandIn(reply=lambda _: f"<think>I reason.</think>Number {len(server.chats)}.") as server:
+        ran = run(server, "chat", stdin=script)
+        asked = [body["messages"] for body in server.chats]
+    assert len(set(ran.out.splitlines())) == 3
+    one, two, three = ran.out.splitlines()
+    assert "/retry: nothing has been asked yet" in ran.err
+    assert one not in file.read_text(encoding="utf-8")
+    assert asked[0] == asked[1] == build_messages("Is it late?")
+    assert [each["content"] for each in json.loads(file.read_text(encoding="utf-8"))] == [
+        *("Is it late?", two),
+        *("And now?", three),
+    ]
+
+
+def test_a_retry_that_fails_leaves_the_answer_that_was(tmp_path: Path) -> None:
+    """And the exit code in a pipe is that of the worst turn."""
+    file = tmp_path / "talk.json"
+    with StandIn(reply=lambda _: "<think>I reason.</think>One." if len(server.chats) < 2 else "") as server:
+        ran = run(server, "chat", stdin=f"Is it late?\n/retry\n/save {file}\n")
+        assert len(server.chats) == 2
+    assert (ran.code, ran.out) == (7, "One.\n")  # an empty reply is how servers say that it does not fit
+    assert json.loads(file.read_text(encoding="utf-8"))[-1]["content"] == "One."
+
+
+def test_a_file_goes_with_the_next_question_and_with_no_other(tmp_path: Path) -> None:
+    """Under its name; one that is not there is told."""
+    (tmp_path / "notes").write_text("It rains.", encoding="utf-8")
+    with StandIn() as server:
+        ran = run(server, "chat", stdin="/file nowhere\n/file notes\nSum up.\nAnd?\n/exit\n", folder=tmp_path)
+        first, second = (body["messages"][-1]["content"] for body in server.chats)
+    assert (first, second) == ("Sum up.\n\nnotes:\n\nIt rains.", "And?")
+    assert "nowhere can't be read" in ran.err
+    assert "notes goes with the next question" in ran.err
+
+
 def test_chat_shows_the_thought_or_not() -> None:
     """From the next reply on."""
     with StandIn() as server:
@@ -704,6 +745,27 @@ def test_on_a_terminal_a_line_can_be_called_back(terminal: Callable[..., Talk]) 
         talk.say("/quit\n")
         assert talk.end() == 0
         assert [body["messages"][-1]["content"] for body in server.chats] == ["Is it late?"] * 2
+
+
+@posix
+def test_on_a_terminal_lines_of_an_earlier_chat_come_back_and_commands_complete(
+    terminal: Callable[..., Talk], tmp_path: Path
+) -> None:
+    """The arrow up brings the last line of the chat before; the tabulator finishes a command's name."""
+    pytest.importorskip("readline")
+    kept = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    with StandIn() as server:
+        for typed in ("Is it late?\n", "\x1b[A\x1b[A\n"):
+            talk = terminal(server, **kept)
+            talk.hear("> ")
+            talk.say(typed)
+            talk.hear("tokens (")
+            talk.hear("> ", times=2)
+            talk.say("/exi\t\n")
+            assert talk.end() == 0
+        assert [body["messages"][-1]["content"] for body in server.chats] == ["Is it late?"] * 2
+    (lines,) = tmp_path.rglob("chat-lines")
+    assert lines.parent.stat().st_mode & 0o077 == 0
 
 
 @posix
