@@ -10,8 +10,8 @@ from .output import Output
 
 SCRIPTS: Path = Path(__file__).resolve().parent.parent / "completions"
 _DESCRIPTION = """\
-Prints a script that completes commands and options. Put it where the shell looks:
-  bash  phi4_http completion bash > ~/.local/share/bash-completion/completions/phi4_http
+Prints a script that completes commands and options. Where the shells look:
+  bash  phi4_http completion bash >> ~/.bash_completion
   zsh   phi4_http completion zsh > "${fpath[1]}/_phi4_http"
   fish  phi4_http completion fish > ~/.config/fish/completions/phi4_http.fish"""
 

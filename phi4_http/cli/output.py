@@ -43,15 +43,22 @@ class Unwritable(Exception):
 
 
 class _Log(logging.Handler):
-    """What the library logs, as a message."""
+    """What the library logs, as messages; where a line of the reply is not at its end, they wait for that."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
         self._output = output
+        self._held: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """One message."""
-        self._output.note(f"phi4_http: {record.getMessage()}")
+        self._held.append(f"phi4_http: {record.getMessage()}")
+        self.tell_held()
+
+    def tell_held(self, *, anyhow: bool = False) -> None:
+        """Tell what is held, if it may be."""
+        while self._held and (anyhow or not self._output.inside_line):
+            self._output.note(self._held.pop(0))
 
 
 class Output:
@@ -78,11 +85,17 @@ class Output:
         moves = self.live and os.environ.get("TERM") != "dumb"
         self._out_wraps = Wrapping(self.out if moves else None)
         self._err_wraps = Wrapping(self.err if self.err_live else None)
+        self._log: _Log = _Log(self)
 
     @property
     def waits(self) -> bool:
         """Whether anybody sees what is waited for."""
         return self.as_json or (self.err_live and not self.quiet)
+
+    @property
+    def inside_line(self) -> bool:
+        """Whether the terminal shows a line of a reply that goes on."""
+        return bool(self._out_wraps.column or self._err_wraps.column)
 
     @property
     def width(self) -> int | None:
@@ -102,6 +115,7 @@ class Output:
         """More of the answer, to stdout, at once."""
         self._put(self._out_wraps.feed(seen(text)) if self.live else text)
         self.flush()
+        self._log.tell_held()
 
     def note(self, text: str) -> None:
         """A message, to stderr."""
@@ -114,6 +128,7 @@ class Output:
             return
         text = self._err_wraps.feed(seen(text)) if self._err_seen else text
         self._tell(f"{_DIM}{text}{_PLAIN}" if self._colour else text)
+        self._log.tell_held()
 
     def written(self, text: str) -> None:
         """Text of our own, to stdout, as it is."""
@@ -146,14 +161,15 @@ class Output:
     @contextlib.contextmanager
     def told(self, *, verbose: bool = False) -> Generator[None, None, None]:
         """What the library logs meanwhile is told as messages are: no line of it is glued to the status line."""
-        handler, log = _Log(self), logging.getLogger("phi4_http")
+        log = logging.getLogger("phi4_http")
         before = log.level
         log.setLevel(logging.DEBUG if verbose else logging.WARNING)
-        log.addHandler(handler)
+        log.addHandler(self._log)
         try:
             yield
         finally:
-            log.removeHandler(handler)
+            log.removeHandler(self._log)
+            self._log.tell_held(anyhow=True)
             log.setLevel(before)
 
     def error(self, error: Phi4Error) -> None:

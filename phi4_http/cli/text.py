@@ -70,7 +70,9 @@ class Wrapping:
     def __init__(self, terminal: TextIO | None) -> None:
         self._terminal = terminal
         self._line = self._word = ""
-        self._column = self._begin = 0  # of the cursor, and of the word that it stands in
+        self.column: int = 0
+        """Where the cursor is."""
+        self._begin = 0  # of the word that it stands in
         self._fenced = False
 
     def feed(self, text: str) -> str:
@@ -83,23 +85,23 @@ class Wrapping:
     def _piece(self, piece: str, width: int) -> str:
         if piece == "\n":
             self._fenced ^= self._line.lstrip().startswith("```")
-            self._line, self._word, self._column, self._begin = "", "", 0, 0
+            self._line, self._word, self.column, self._begin = "", "", 0, 0
             return piece
         self._line += piece if len(self._line) < width else ""
         if piece.isspace():
-            room = width - self._column
+            room = width - self.column
             piece = piece if self._verbatim else piece[: max(room, 0)]
-            self._column += wide(piece)
-            self._word, self._begin = "", self._column
+            self.column += wide(piece)
+            self._word, self._begin = "", self.column
             return piece
         self._word += piece
-        if self._column + wide(piece) <= width or not self._begin or self._verbatim:
-            self._column += wide(piece)
-            if self._column > width and not self._begin:
-                self._column %= width + 1
+        if self.column + wide(piece) <= width or not self._begin or self._verbatim:
+            self.column += wide(piece)
+            if self.column > width and not self._begin:
+                self.column %= width + 1
             return piece
-        shown = self._column - self._begin
-        self._column, self._begin = wide(self._word) % (width + 1), 0
+        shown = self.column - self._begin
+        self.column, self._begin = wide(self._word) % (width + 1), 0
         return (f"\x1b[{shown}D\x1b[K" if shown else "") + f"\n{self._word}"
 
     @property

@@ -317,6 +317,7 @@ def test_verbose_says_what_was_sent_and_received_and_no_secret() -> None:
         line = ("ask", "my-secret-prompt", *ASK, "--instructions", "my-secret-order", "--url", to.url)
         ran = run_child(*line, "-v", LM_API_TOKEN="my-secret-token")
         plain = run_child(*line, LM_API_TOKEN="my-secret-token")
+        rows = screen(*line, "-v", columns=80)
     assert (ran.code, ran.out) == (0, "56\n")
     sent = next(each for each in ran.err.splitlines() if "sent: POST" in each)
     assert "/v1/chat/completions" in sent
@@ -326,6 +327,8 @@ def test_verbose_says_what_was_sent_and_received_and_no_secret() -> None:
     assert "bytes in" in ran.err
     assert "my-secret" not in ran.err + ran.out
     assert "sent:" not in plain.err
+    assert rows[-2] == "56"  # no message is glued to a line of the answer
+    assert rows[-1].startswith("phi4_http: received: ")
     assert run_child("ask", "x", "-q", "-v").code == 2
 
 
