@@ -236,7 +236,8 @@ def why(error: BaseException) -> tuple[str, bool]:
         if "illegal request line" in text:  # h11's words for bytes that begin no text, as an alert of TLS does
             return "it answers with what is no HTTP, perhaps TLS: is it an https:// address?", True
         return f"what answers does not speak HTTP as it should ({text})", True
-    return text, False
+    # Once a connection stands, somebody is there, who breaks it off.
+    return text, isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError)
 
 
 def check_loop(who: str) -> None:

@@ -613,3 +613,16 @@ def test_an_answer_that_drips_ends_with_its_time(face: Face) -> None:
             face.wait(client.models("openai"))
         server.over.set()
     assert caught.value.timed_out or caught.value.answered
+
+
+def test_a_connection_that_breaks_before_an_answer_is_no_missing_server(face: Face) -> None:
+    """Somebody was there: nobody is told to start a server, and a batch asks again."""
+    with RawServer(lambda connection, request: reset(connection)) as server, face.studio(server.url) as client:
+        with pytest.raises(ServerUnreachable) as caught:
+            face.wait(client.models("openai"))
+        streamed = face.read(client.stream_chat_completion("m", MESSAGES)).error
+    for error in (caught.value, streamed):
+        assert isinstance(error, ServerUnreachable)
+        assert error.answered
+        assert "can't be talked to" in str(error)
+        assert "lms server start" not in str(error)
