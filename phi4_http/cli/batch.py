@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest, Phi4Error
 from .asking import add_request, ask_parameters
-from .exits import FAILED_LINES, INTERRUPTED
+from .exits import FINDINGS, INTERRUPTED
 from .loading import ready_phi
 from .output import Output
 from .server import connect
@@ -113,7 +113,7 @@ def _end(batch: Batch, output: Output, options: argparse.Namespace) -> int:
     if progress.failed:
         how = "--retry-failed asks them again" if options.out else "their lines say why"
         output.note(f"phi4_http: {progress.failed:,} failed: {how}")
-    return FAILED_LINES if progress.failed else 0
+    return FINDINGS if progress.failed else 0
 
 
 def status(progress: BatchProgress, seconds: float) -> str:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from .exits import FINDINGS
 from .output import UNKNOWN, Output, gibibytes
 from .server import add_server, connect
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from ..lmstudio.download import Download
 
 _MARKS = {"good": "ok", "note": "note", "unknown": "?", "bad": "BAD", "plan": "->"}
-FAULTS = 15
 
 
 def register(commands: Any) -> None:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     faults = [name for name, state in states.items() if state == "bad"]
     if not output.as_json:
         output.note(f"to be mended: {', '.join(faults)}" if faults else "all is well: a question can be asked")
-    return FAULTS if faults else 0
+    return FINDINGS if faults else 0
 
 
 def run_download(options: argparse.Namespace, output: Output) -> int:

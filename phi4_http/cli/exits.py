@@ -47,7 +47,7 @@ CODES = {
     141: "whoever read the output has left",
 }
 INTERRUPTED = 130
-FAILED_LINES = 15
+FINDINGS = 15
 
 # The first that fits counts: a subclass stands before its parent.
 _CODE_OF: tuple[tuple[type[Phi4Error], int], ...] = (

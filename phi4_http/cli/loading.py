@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     AuthError,
@@ -28,7 +27,7 @@ from .text import columns, wide
 
 if TYPE_CHECKING:
     from ..client.blocking import LMStudio, Phi4
-    from ..client.manager import Lease, ModelManager
+    from ..client.keeper import Keeper
     from ..lmstudio.config import LoadConfig
     from ..lmstudio.lifecycle import LoadEvent
     from ..wire.listings import Instance
@@ -91,47 +90,6 @@ def config_of(options: argparse.Namespace) -> LoadConfig:
     )
 
 
-class Keeper:
-    """What a reply's model is kept loaded by, for as long as the reply runs: a manager, as the model was loaded, or
-    else a lease on whatever has its name, for which nothing is asked."""
-
-    def __init__(self, client: LMStudio) -> None:
-        self._client = client
-        self.loaded: tuple[ModelManager, str, LoadConfig] | None = None
-        """By whom the model was loaded, by which key, and how."""
-
-    def use(self, key: str, config: object = None) -> Lease | contextlib.AbstractContextManager[Held]:
-        """The model, held."""
-        if self.loaded is None:
-            return self._named(key)
-        manager, key, asked = self.loaded
-        return manager.use(key, asked)
-
-    @contextlib.contextmanager
-    def _named(self, key: str) -> Generator[Held, None, None]:
-        from ..lmstudio.lease import Leases, leased
-
-        server = self._client._state
-        if server.on_tape or server.native is False:  # there is nobody to unload it
-            yield Held(key)
-            return
-        lease = self._client._run(leased(Leases(server.address), key, time.monotonic() + _LEASE_SECONDS))
-        try:
-            yield Held(key)
-        finally:
-            lease.release()
-
-
-class Held(NamedTuple):
-    """A model that is kept loaded."""
-
-    identifier: str
-
-
-_LEASE_SECONDS = 60.0
-"""How long a model is waited for that is being unloaded."""
-
-
 def ready_model(client: LMStudio, options: argparse.Namespace, output: Output, keeper: Keeper) -> str | None:
     """The model to ask, loaded just in time where it isn't: with the whole context it can have, unless asked otherwise.
 
@@ -141,7 +99,6 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output, k
     given = (options.context_length, options.gpu)
     if options.model is not None and given == (None, None):
         return str(options.model)
-    from ..client.manager import ModelManager
     from ..phi4.request import phi4_model
     from ..server import look_up
 
@@ -159,26 +116,9 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output, k
         return name
     if wanted == {"context_length"} and server.native is False:
         return name  # it can't be loaded from here: the length is what the caller knows of it
-    asked = config.context_length
-    if asked is None and info is not None and info.loaded is False:
-        config = replace(config, context_length=info.max_context_length)
-    manager = ModelManager(client)
     try:
-        with progress(output, f"loading {name}"):
-            try:
-                instance = manager.get(name, config)
-                keeper.loaded = manager, name, config
-                return instance.identifier
-            except ContextTooShort as error:
-                if asked is not None:
-                    raise
-                output.note(f"{error.identifier} has a context of {error.limit:,} tokens, of {error.needed:,}")
-                return error.identifier
-            except DoesNotFit as error:
-                if asked is not None:
-                    raise
-                output.note(f"with its whole context, {error} Loading it with LM Studio's default one")
-                return manager.get(name, replace(config, context_length=None)).identifier
+        longest = info.max_context_length if info is not None and info.loaded is False else None
+        return _loaded(name, config, longest, output, keeper)
     except (LmsError, NotLMStudio, UnsupportedSetting) as error:
         if wanted:
             raise
@@ -186,9 +126,35 @@ def ready_model(client: LMStudio, options: argparse.Namespace, output: Output, k
         return name
 
 
+def _loaded(name: str, config: LoadConfig, longest: int | None, output: Output, keeper: Keeper) -> str:
+    """Load it, with all the context it can have where none was asked for: its name in requests."""
+    from ..client.manager import ModelManager
+
+    asked = config.context_length
+    whole = config if asked is not None else replace(config, context_length=longest)
+    manager = ModelManager(keeper.client)
+    with telling(keeper.client, name, output), progress(output, f"loading {name}"):
+        try:
+            instance = manager.get(name, whole)
+        except ContextTooShort as error:
+            if asked is not None:
+                raise
+            output.note(f"{error.identifier} has a context of {error.limit:,} tokens, of {error.needed:,}")
+            return error.identifier
+        except DoesNotFit as error:
+            if asked is not None:
+                raise
+            output.note(f"with its whole context, {error} Loading it with LM Studio's default one")
+            whole = config
+            instance = manager.get(name, whole)
+    keeper.loaded = manager, name, whole
+    return instance.identifier
+
+
 def ready_phi(client: LMStudio, options: argparse.Namespace, output: Output) -> Phi4:
     """What is to be asked: the model, loaded as the arguments say; a context length that can't be set is stated."""
     from ..client.blocking import Phi4
+    from ..client.keeper import Keeper
     from ..client.kept import user_folder
 
     keeper = Keeper(client)
@@ -239,14 +205,11 @@ def run_load(options: argparse.Namespace, output: Output) -> int:
     config = config_of(options)
     end: LoadEvent | None = None
     with connect(options) as client:
-        try:
-            with progress(output, f"loading {options.key}") as tell:
-                for event in client.loading(options.key, config, allow_shorter=options.allow_shorter):
-                    tell(event)
-                    end = event
-        except KeyboardInterrupt:
-            output.note(what_became(client, config.identifier or options.key))
-            raise
+        named = config.identifier or options.key
+        with telling(client, named, output), progress(output, f"loading {options.key}") as tell:
+            for event in client.loading(options.key, config, allow_shorter=options.allow_shorter):
+                tell(event)
+                end = event
     assert isinstance(end, Loaded), "the last event of a load"
     instance = end.instance
     if output.as_json:
@@ -260,6 +223,16 @@ def run_load(options: argparse.Namespace, output: Output) -> int:
             f"{'; LM Studio does not tell its ' + ' and '.join(end.unread) if end.unread else ''}"
         )
     return 0
+
+
+@contextlib.contextmanager
+def telling(client: LMStudio, name: str, output: Output) -> Generator[None, None, None]:
+    """A load that is interrupted in the block is followed by one line on what became of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.note(what_became(client, name))
+        raise
 
 
 def what_became(client: LMStudio, name: str) -> str:

@@ -194,10 +194,11 @@ def test_a_load_of_a_loaded_model_says_what_it_has_not_set(world: World) -> None
     assert (ran.code, "does not tell its gpu" in ran.err) == (0, True)
 
 
-def test_an_interrupted_load_says_what_became_of_it(world: World) -> None:
+@pytest.mark.parametrize("line", [("load", QWEN), ("ask", "x", "--no-stdin", "-m", QWEN, "--context-length", "4096")])
+def test_an_interrupted_load_says_what_became_of_it(line: tuple[str, ...], world: World) -> None:
     """Ctrl-C cancels the load; one line says that nothing is loaded."""
     world.set(load_seconds=600)
-    command = [sys.executable, "-m", "phi4_http", "load", QWEN, "--url", world.url, "--lms", world.lms]
+    command = [sys.executable, "-m", "phi4_http", *line, "--url", world.url, "--lms", world.lms]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 60
     while True:
