@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from .exits import FINDINGS
@@ -13,6 +14,7 @@ from .server import add_server, connect
 if TYPE_CHECKING:
     from ..lmstudio.download import Download
 
+_MARGIN = 6  # columns of the marks
 _MARKS = {"good": "ok", "note": "note", "unknown": "?", "bad": "BAD", "plan": "->"}
 
 
@@ -48,14 +50,21 @@ def run(options: argparse.Namespace, output: Output) -> int:
             if output.as_json:
                 output.object({"type": "finding", **asdict(finding)})
                 continue
-            output.line(f"{_MARKS[finding.state]:<4}  {finding.looked_at}: {finding.found}")
+            _show(output, _MARKS[finding.state], f"{finding.looked_at}: {finding.found}")
             if finding.advice:
-                output.line(f"      {'' if finding.state == 'plan' else 'what to do: '}{finding.advice}")
+                _show(output, "", f"{'' if finding.state == 'plan' else 'what to do: '}{finding.advice}")
             output.flush()
     faults = [name for name, state in states.items() if state == "bad"]
     if not output.as_json:
         output.note(f"to be mended: {', '.join(faults)}" if faults else "all is well: a question can be asked")
     return FINDINGS if faults else 0
+
+
+def _show(output: Output, mark: str, text: str) -> None:
+    """A mark, and text beside it, on a terminal no further than its width."""
+    lines = wrap(text, max(output.width - _MARGIN - 1, _MARGIN)) if output.width else [text]
+    for number, line in enumerate(lines):
+        output.line(f"{'' if number else mark:<{_MARGIN}}{line}")
 
 
 def run_download(options: argparse.Namespace, output: Output) -> int:

@@ -229,6 +229,16 @@ def test_tables_fit_the_terminal(columns: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80])
+def test_what_doctor_says_stands_beside_its_mark(columns: int, unused_port: int) -> None:
+    """No word is broken at the edge; what goes on does so below the text."""
+    line = ("doctor", "--url", f"http://127.0.0.1:{unused_port}", "--lms", "/nowhere/lms")
+    said = run_child(*line)
+    rows = screen(*line, columns=columns)[:-1]  # the last is a message
+    assert " ".join(" ".join(rows).split()) == " ".join(said.out.split())
+    assert all(row[:6].strip() in ("", "ok", "note", "?", "BAD") and row[6] != " " for row in rows)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
 def test_nothing_of_the_status_line_is_left(columns: int) -> None:
     """While a server is waited for, the line is there; at the end, the answer alone."""
 
